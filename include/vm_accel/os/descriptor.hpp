@@ -1,0 +1,82 @@
+/// A file descriptor that closes itself, and errno as an `error`.
+#pragma once
+
+#include <vm_accel/core/result.hpp>
+
+#include <cerrno>
+#include <cstring>
+#include <string_view>
+#include <utility>
+
+#if defined(__unix__) || defined(__APPLE__)
+#include <unistd.h>
+#endif
+
+namespace vm_accel::inline v0::os {
+
+/// The kind of failure an errno value is.
+[[nodiscard]] constexpr errc code_of(int os_error) noexcept {
+    switch (os_error) {
+    case EACCES:
+    case EPERM:
+        return errc::permission_denied;
+    case ENOENT:
+    case ENODEV:
+    case ENXIO:
+        return errc::not_found;
+    case EBUSY:
+        return errc::busy;
+    case EINVAL:
+        return errc::invalid_argument;
+    case EEXIST:
+        return errc::already_exists;
+    case ENOMEM:
+    case EMFILE:
+    case ENFILE:
+    case ENOSPC:
+        return errc::exhausted;
+    case ENOSYS:
+    case EOPNOTSUPP:
+        return errc::unsupported;
+    default:
+        return errc::system_failure;
+    }
+}
+
+/// "WHAT: reason the system gives", with the cure. Reads nothing but its
+/// arguments: pass errno before anything else can change it.
+[[nodiscard]] inline tl::unexpected<error> fail_with(int os_error, std::string_view what,
+                                                     std::string_view cure) noexcept {
+    fixed_text<160> cause{what};
+    cause.append(": ").append(std::strerror(os_error));
+    return fail(code_of(os_error), cause, fixed_text<160>{cure}, os_error);
+}
+
+#if defined(__unix__) || defined(__APPLE__)
+/// Owns a file descriptor.
+class descriptor {
+public:
+    descriptor() noexcept = default;
+    explicit descriptor(int fd) noexcept : fd_(fd) {}
+    descriptor(descriptor&& other) noexcept : fd_(std::exchange(other.fd_, -1)) {}
+    descriptor& operator=(descriptor&& other) noexcept {
+        if (this != &other) {
+            close();
+            fd_ = std::exchange(other.fd_, -1);
+        }
+        return *this;
+    }
+    ~descriptor() { close(); }
+
+    [[nodiscard]] int get() const noexcept { return fd_; }
+    [[nodiscard]] explicit operator bool() const noexcept { return fd_ >= 0; }
+    void close() noexcept {
+        if (fd_ >= 0) ::close(std::exchange(fd_, -1));
+    }
+
+private:
+    int fd_ = -1;
+};
+#endif
+
+} // namespace vm_accel::inline v0::os
