@@ -35,7 +35,6 @@ public:
     constexpr little(T value) noexcept : stored_(little_endian(value)) {}
     [[nodiscard]] constexpr T value() const noexcept { return little_endian(stored_); }
     constexpr operator T() const noexcept { return value(); }
-    friend constexpr bool operator==(const little&, const little&) = default;
 
 private:
     T stored_{};
