@@ -8,7 +8,9 @@
 #include <string_view>
 #include <utility>
 
-#if defined(__unix__) || defined(__APPLE__)
+#if defined(_WIN32)
+#include <io.h>
+#else
 #include <unistd.h>
 #endif
 
@@ -52,7 +54,14 @@ namespace vm_accel::inline v0::os {
     return fail(code_of(os_error), cause, fixed_text<160>{cure}, os_error);
 }
 
-#if defined(__unix__) || defined(__APPLE__)
+inline void close_descriptor(int fd) noexcept {
+#if defined(_WIN32)
+    ::_close(fd);
+#else
+    ::close(fd);
+#endif
+}
+
 /// Owns a file descriptor.
 class descriptor {
 public:
@@ -71,12 +80,11 @@ public:
     [[nodiscard]] int get() const noexcept { return fd_; }
     [[nodiscard]] explicit operator bool() const noexcept { return fd_ >= 0; }
     void close() noexcept {
-        if (fd_ >= 0) ::close(std::exchange(fd_, -1));
+        if (fd_ >= 0) close_descriptor(std::exchange(fd_, -1));
     }
 
 private:
     int fd_ = -1;
 };
-#endif
 
 } // namespace vm_accel::inline v0::os

@@ -1,0 +1,365 @@
+/// One virtual machine of KVM: memory slots, processors, interrupts.
+#pragma once
+
+#include <vm_accel/core/address.hpp>
+#include <vm_accel/hypervisor/hypervisor.hpp>
+#include <vm_accel/hypervisor/kvm_arm64.hpp>
+#include <vm_accel/hypervisor/kvm_vcpu.hpp>
+
+#include <array>
+#include <mutex>
+
+namespace vm_accel::inline v0 {
+
+struct kvm_vm_options {
+    /// arm64: bits of guest physical addresses, 32 to 52; 0 = 40, or what the
+    /// host has if that is less. x86: ignored.
+    unsigned address_bits = 0;
+    /// The signal that brings vCPU threads out of the guest; 0 = SIGRTMIN + 4.
+    /// The process must not use it for anything else.
+    int kick_signal = 0;
+};
+
+/// Made by kvm::create_vm. Outlives its vCPUs. Calls are safe from any thread,
+/// also while vCPUs run; moved only before it is shared.
+class kvm_vm {
+public:
+    using vcpu = kvm_vcpu;
+    /// Regions of RAM at most, however many slots the kernel would give.
+    static constexpr std::size_t memory_capacity = 128;
+
+    kvm_vm(kvm_vm&& other) noexcept
+        : vm_(std::move(other.vm_)),
+          gic_(std::move(other.gic_)),
+          capabilities_(other.capabilities_),
+          vcpu_map_bytes_(other.vcpu_map_bytes_),
+          kick_signal_(other.kick_signal_),
+          interrupts_(other.interrupts_),
+          slots_(other.slots_) {}
+    kvm_vm& operator=(kvm_vm&& other) noexcept {
+        gic_ = std::move(other.gic_);
+        vm_ = std::move(other.vm_);
+        capabilities_ = other.capabilities_;
+        vcpu_map_bytes_ = other.vcpu_map_bytes_;
+        kick_signal_ = other.kick_signal_;
+        interrupts_ = other.interrupts_;
+        slots_ = other.slots_;
+        return *this;
+    }
+
+    [[nodiscard]] const hypervisor_capabilities& capabilities() const noexcept {
+        return capabilities_;
+    }
+
+    // --- memory -----------------------------------------------------------
+
+    /// Makes [base, base + bytes) RAM, backed by `host`; all three multiples of
+    /// 4096. The bytes must outlive the slot.
+    [[nodiscard]] result<> add_memory(pa base, std::byte* host, std::uint64_t bytes) noexcept {
+        return add(base, host, bytes, 0);
+    }
+    /// The same, but what the guest writes there goes to the bus (ROM, flash).
+    [[nodiscard]] result<> add_read_only_memory(pa base, std::byte* host,
+                                                std::uint64_t bytes) noexcept {
+        return add(base, host, bytes, os::kvm_abi::memory_read_only);
+    }
+    /// Once it has returned no vCPU uses those bytes. Error: not_found.
+    [[nodiscard]] result<> remove_memory(pa base) noexcept {
+        const std::lock_guard lock{mutex_};
+        for (std::size_t i = 0; i < slots_.size(); ++i) {
+            if (slots_[i].empty() || slots_[i].base != base) continue;
+            os::kvm_abi::memory_region region{static_cast<std::uint32_t>(i), 0, raw(base), 0, 0};
+            const os::call_result called =
+                os::device_request_with(vm_, os::kvm_abi::set_memory_region, region);
+            if (!called.ok()) {
+                return os::fail_with(called.os_error, at("guest memory at ", raw(base)).view(),
+                                     "see the kernel's log");
+            }
+            slots_[i] = {};
+            return {};
+        }
+        return fail(errc::not_found, at("guest memory: no region starts at ", raw(base)),
+                    "pass the base that was given to add_memory()");
+    }
+
+    // --- processors -------------------------------------------------------
+
+    /// A vCPU ready for its registers. arm64: initialised for the host's own
+    /// processor type with PSCI 0.2, index 0 powered on, the others off until
+    /// the guest's CPU_ON; on x86-64, reset state. Each index once.
+    [[nodiscard]] result<kvm_vcpu> create_vcpu(unsigned index) noexcept {
+        return create_vcpu(index, arm64::vcpu_options{index != 0, true});
+    }
+    /// The same with a chosen arm64 start; x86-64 ignores the options.
+    [[nodiscard]] result<kvm_vcpu> create_vcpu(unsigned index,
+                                               arm64::vcpu_options options) noexcept {
+        const fixed_text<160> name = fixed_text<160>{"vCPU "}.append_number(index);
+        if (index >= capabilities_.maximum_vcpus) {
+            return fail(errc::out_of_range,
+                        fixed_text<160>{name}
+                            .append(": this host allows ")
+                            .append_number(capabilities_.maximum_vcpus),
+                        "use an index below that");
+        }
+        const os::call_result made = os::device_request(vm_, os::kvm_abi::create_vcpu, index);
+        if (!made.ok()) {
+            return os::fail_with(made.os_error, name.view(),
+                                 "create each index once, before finish_gic()");
+        }
+        os::descriptor descriptor{static_cast<int>(made.value)};
+        os::shared_mapping page;
+        if (const int refused = page.map(descriptor, vcpu_map_bytes_); refused != 0) {
+            return os::fail_with(refused, name.view(), "free memory or raise the mapping limit");
+        }
+        kvm_vcpu created{std::move(descriptor), std::move(page), index, kick_signal_};
+        if constexpr (os::kvm_platform::architecture == os::kvm_architecture::arm64) {
+            if (const result<> done = start_arm64(created, options); !done) return fail(done);
+        }
+        return created;
+    }
+
+    // --- interrupts: arm64 ------------------------------------------------
+
+    /// An in-kernel GICv3. Before or after the vCPUs, once; finish_gic() must
+    /// follow when all of them exist. Errors: unsupported (the host has no
+    /// GICv3), invalid_argument, already_exists.
+    [[nodiscard]] result<> create_gic_v3(pa distributor, pa redistributors,
+                                         unsigned vcpus) noexcept {
+        return create_gic_v3({distributor, redistributors, vcpus, 256});
+    }
+    [[nodiscard]] result<> create_gic_v3(const arm64::gic_v3_layout& layout) noexcept;
+
+    /// Completes the GIC: all vCPUs exist from here on. Before the first run()
+    /// and before irqfd(). Errors: not_found without a GIC, busy.
+    [[nodiscard]] result<> finish_gic() noexcept;
+
+    /// Shared peripheral interrupt `spi`, counted from 0 as in a device tree
+    /// (INTID = spi + 32). For level interrupts: the line stays as set.
+    [[nodiscard]] result<> set_spi(unsigned spi, bool level) noexcept {
+        const unsigned intid = spi + arm64::first_spi;
+        if (spi >= 1020 - arm64::first_spi || intid >= interrupts_) {
+            return fail(errc::out_of_range, at("GIC: no SPI ", spi, 10),
+                        "use an SPI below gic_v3_layout::interrupts - 32, after create_gic_v3()");
+        }
+        return drive(os::kvm_abi::arm_irq_of_spi(intid), level);
+    }
+    /// One rising edge, for edge-triggered interrupts.
+    [[nodiscard]] result<> pulse_spi(unsigned spi) noexcept {
+        if (const result<> raised = set_spi(spi, true); !raised) return raised;
+        return set_spi(spi, false);
+    }
+
+    // --- interrupts: x86-64 -----------------------------------------------
+
+    /// In-kernel PICs, I/O APIC and local APICs. Before any vCPU. Without it
+    /// HLT ends run() with `halted`.
+    [[nodiscard]] result<> create_irqchip() noexcept {
+        const os::call_result made = os::device_request(vm_, os::kvm_abi::create_irqchip);
+        if (made.ok()) {
+            interrupts_ = 24;
+            return {};
+        }
+        return os::fail_with(made.os_error, "in-kernel interrupt controller",
+                             "call it once, on x86-64, before the first vCPU");
+    }
+
+    // --- interrupts: both -------------------------------------------------
+
+    /// Interrupt input `line`: an SPI number on arm64, a GSI (0 to 23) on x86-64.
+    [[nodiscard]] result<> set_line(unsigned line, bool level) noexcept {
+        if constexpr (os::kvm_platform::architecture == os::kvm_architecture::arm64) {
+            return set_spi(line, level);
+        } else {
+            if (line >= interrupts_) {
+                return fail(errc::out_of_range, at("no interrupt line ", line, 10),
+                            "call create_irqchip() before the vCPUs, and use lines below 24");
+            }
+            return drive(line, level);
+        }
+    }
+    [[nodiscard]] result<> pulse_line(unsigned line) noexcept {
+        if (const result<> raised = set_line(line, true); !raised) return raised;
+        return set_line(line, false);
+    }
+
+    /// A descriptor that gives one edge on `gsi` for each os::signal_event(): no
+    /// exit, no lock, from any thread. `gsi` is an SPI number on arm64 (after
+    /// finish_gic()), a GSI on x86-64. Closing the descriptor ends it.
+    [[nodiscard]] result<os::descriptor> irqfd(unsigned gsi) noexcept {
+        const os::call_result made = os::make_event();
+        if (!made.ok()) {
+            return os::fail_with(made.os_error, "eventfd", "close descriptors or raise the limit");
+        }
+        os::descriptor event{static_cast<int>(made.value)};
+        os::kvm_abi::irqfd request;
+        request.fd = static_cast<std::uint32_t>(event.get());
+        request.gsi = gsi;
+        const os::call_result called =
+            os::device_request_with(vm_, os::kvm_abi::set_irqfd, request);
+        if (!called.ok()) {
+            return os::fail_with(called.os_error, at("irqfd for interrupt ", gsi, 10).view(),
+                                 "create the interrupt controller first (arm64: finish_gic(); "
+                                 "x86-64: create_irqchip())");
+        }
+        return event;
+    }
+
+private:
+    friend class kvm;
+
+    kvm_vm(os::descriptor vm, const hypervisor_capabilities& capabilities,
+           std::size_t vcpu_map_bytes, int kick_signal) noexcept
+        : vm_(std::move(vm)),
+          capabilities_(capabilities),
+          vcpu_map_bytes_(vcpu_map_bytes),
+          kick_signal_(kick_signal) {}
+
+    [[nodiscard]] static fixed_text<160> at(std::string_view what, std::uint64_t number,
+                                            unsigned number_base = 16) noexcept {
+        return fixed_text<160>{what}.append_number(number, number_base);
+    }
+    [[nodiscard]] result<> add(pa base, std::byte* host, std::uint64_t bytes,
+                               std::uint32_t flags) noexcept;
+    [[nodiscard]] result<> start_arm64(kvm_vcpu& created, arm64::vcpu_options options) noexcept;
+    [[nodiscard]] result<> drive(std::uint32_t irq, bool level) noexcept {
+        os::kvm_abi::irq_level line{irq, level ? 1u : 0u};
+        const os::call_result called =
+            os::device_request_with(vm_, os::kvm_abi::set_irq_line, line);
+        if (called.ok()) return {};
+        return os::fail_with(called.os_error, at("interrupt line ", irq).view(),
+                             "create the interrupt controller first (arm64: create_gic_v3() and "
+                             "finish_gic(); x86-64: create_irqchip())");
+    }
+    [[nodiscard]] result<> set_gic(std::uint32_t group, std::uint64_t attribute,
+                                   std::uint64_t value_address, std::string_view what) noexcept;
+
+    os::descriptor vm_;
+    os::descriptor gic_;
+    hypervisor_capabilities capabilities_;
+    std::size_t vcpu_map_bytes_ = 0;
+    int kick_signal_ = 0;
+    unsigned interrupts_ = 0; ///< inputs of the interrupt controller; 0 = none
+    std::array<pa_range, memory_capacity> slots_{};
+    std::mutex mutex_;
+};
+
+inline result<> kvm_vm::add(pa base, std::byte* host, std::uint64_t bytes,
+                            std::uint32_t flags) noexcept {
+    const pa_range range{base, bytes};
+    const auto host_address = reinterpret_cast<std::uintptr_t>(host);
+    if (host == nullptr || bytes == 0 || !range.is_valid() ||
+        ((raw(base) | bytes | host_address) & 0xfff) != 0) {
+        return fail(errc::invalid_argument,
+                    at("guest memory at ", raw(base))
+                        .append(": empty, without host memory, misaligned or past the top"),
+                    "align base, host pointer and size to 4096, and keep them in range");
+    }
+    const std::lock_guard lock{mutex_};
+    std::size_t free_slot = slots_.size();
+    for (std::size_t i = slots_.size(); i-- > 0;) {
+        if (slots_[i].empty()) {
+            free_slot = i;
+        } else if (slots_[i].overlaps(range)) {
+            return fail(errc::already_exists,
+                        at("guest memory at ", raw(base))
+                            .append(": overlaps the region at ")
+                            .append_number(raw(slots_[i].base), 16),
+                        "remove the other region first, or choose another base");
+        }
+    }
+    if (free_slot >= std::min<std::size_t>(slots_.size(), capabilities_.memory_slots)) {
+        return fail(errc::exhausted, "guest memory: every slot is in use",
+                    "merge regions that touch");
+    }
+    os::kvm_abi::memory_region region{static_cast<std::uint32_t>(free_slot), flags, raw(base),
+                                      bytes, host_address};
+    const os::call_result called =
+        os::device_request_with(vm_, os::kvm_abi::set_memory_region, region);
+    if (!called.ok()) {
+        return os::fail_with(called.os_error, at("guest memory at ", raw(base)).view(),
+                             "keep it below the guest's address bits, and the host bytes mapped");
+    }
+    slots_[free_slot] = range;
+    return {};
+}
+
+inline result<> kvm_vm::start_arm64(kvm_vcpu& created, arm64::vcpu_options options) noexcept {
+    os::kvm_abi::arm_vcpu_init start;
+    const os::call_result called =
+        os::device_request_with(vm_, os::kvm_abi::arm_preferred_target, start);
+    if (!called.ok()) {
+        return os::fail_with(called.os_error, "processor type of this host",
+                             "update the kernel: it does not know this processor");
+    }
+    if (options.psci) start.features[0] |= os::kvm_abi::arm_feature_psci_0_2;
+    if (options.powered_off) start.features[0] |= os::kvm_abi::arm_feature_power_off;
+    return created.ask(os::kvm_abi::arm_init_vcpu, start, "KVM_ARM_VCPU_INIT");
+}
+
+inline result<> kvm_vm::set_gic(std::uint32_t group, std::uint64_t attribute,
+                                std::uint64_t value_address, std::string_view what) noexcept {
+    os::kvm_abi::device_attribute request{0, group, attribute, value_address};
+    const os::call_result called =
+        os::device_request_with(gic_, os::kvm_abi::set_device_attribute, request);
+    if (called.ok()) return {};
+    return os::fail_with(called.os_error, what,
+                         "align to 64 KiB, stay below the guest's address bits, keep the parts "
+                         "apart, and 64 to 1024 interrupts");
+}
+
+inline result<> kvm_vm::create_gic_v3(const arm64::gic_v3_layout& layout) noexcept {
+    namespace gic = os::kvm_abi::gic_v3;
+    if (gic_) {
+        return fail(errc::already_exists, "GICv3: this VM has one", "create it once");
+    }
+    if (((raw(layout.distributor) | raw(layout.redistributors)) & 0xffff) != 0 ||
+        layout.vcpus == 0 || layout.vcpus > 0xfff) {
+        return fail(errc::invalid_argument, "GICv3: address not a multiple of 64 KiB, or no vCPUs",
+                    "align both addresses to 64 KiB; 1 to 4095 vCPUs");
+    }
+    os::kvm_abi::device_request request{gic::device_type, 0, 0};
+    const os::call_result made = os::device_request_with(vm_, os::kvm_abi::create_device, request);
+    if (!made.ok()) {
+        return fail(made.os_error == EEXIST ? errc::already_exists : errc::unsupported,
+                    "GICv3: the kernel makes none",
+                    "run on an arm64 host whose interrupt controller is a GICv3", made.os_error);
+    }
+    gic_ = os::descriptor{static_cast<int>(request.fd)};
+    const std::uint64_t distributor = raw(layout.distributor);
+    // Redistributor region 0: how many in [63:52], base in [51:16], index in [11:0].
+    const std::uint64_t region = std::uint64_t{layout.vcpus} << 52 | raw(layout.redistributors);
+    const std::uint32_t interrupts = layout.interrupts;
+    const auto address = [](const auto& value) { return reinterpret_cast<std::uintptr_t>(&value); };
+    if (const result<> done = set_gic(gic::group_address, gic::address_distributor,
+                                      address(distributor), "GICv3 distributor");
+        !done) {
+        return done;
+    }
+    if (const result<> done = set_gic(gic::group_address, gic::address_redistributor_region,
+                                      address(region), "GICv3 redistributors");
+        !done) {
+        return done;
+    }
+    if (const result<> done =
+            set_gic(gic::group_interrupt_count, 0, address(interrupts), "GICv3 interrupt count");
+        !done) {
+        return done;
+    }
+    interrupts_ = layout.interrupts;
+    return {};
+}
+
+inline result<> kvm_vm::finish_gic() noexcept {
+    namespace gic = os::kvm_abi::gic_v3;
+    if (!gic_) return fail(errc::not_found, "GICv3: none in this VM", "call create_gic_v3() first");
+    os::kvm_abi::device_attribute request{0, gic::group_control, gic::control_init, 0};
+    const os::call_result called =
+        os::device_request_with(gic_, os::kvm_abi::set_device_attribute, request);
+    if (called.ok()) return {};
+    return os::fail_with(called.os_error, "GICv3 initialisation",
+                         "create all vCPUs first, and as many redistributors as vCPUs");
+}
+
+static_assert(virtual_machine<kvm_vm>);
+
+} // namespace vm_accel::inline v0
