@@ -46,7 +46,11 @@ struct cd {
 
     using NSCFG0 = field<1, 0, 0>;
     using HAD0 = field<1, 1, 1>;
-    using TTB0 = field<1, 51, 4>; ///< address bits [51:4]
+    using E0PD0 = field<1, 2, 2>;
+    using HAFT = field<1, 3, 3>;
+    using TTB0 = field<1, 55, 4>; ///< address bits [55:4]
+    using PnCH = field<1, 58, 58>;
+    using EPAN = field<1, 59, 59>;
     using HWU059 = field<1, 60, 60>;
     using HWU060 = field<1, 61, 61>;
     using HWU061 = field<1, 62, 62>;
@@ -54,7 +58,11 @@ struct cd {
 
     using NSCFG1 = field<2, 0, 0>;
     using HAD1 = field<2, 1, 1>;
-    using TTB1 = field<2, 51, 4>; ///< address bits [51:4]
+    using E0PD1 = field<2, 2, 2>;
+    using AIE = field<2, 3, 3>;
+    using TTB1 = field<2, 55, 4>; ///< address bits [55:4]
+    using DS = field<2, 58, 58>;  ///< 52-bit addresses with 4 and 16 KiB granules
+    using PIE = field<2, 59, 59>;
     using HWU159 = field<2, 60, 60>;
     using HWU160 = field<2, 61, 61>;
     using HWU161 = field<2, 62, 62>;
@@ -63,6 +71,9 @@ struct cd {
     using MAIR = field<3, 63, 0>;
     using AMAIR = field<4, 63, 0>;
 
+    using PARTID = field<5, 47, 32>;
+    using PMG = field<5, 55, 48>;
+
     std::array<le64, 8> word{};
 };
 static_assert(sizeof(cd) == 64);
@@ -70,7 +81,7 @@ static_assert(sizeof(cd) == 64);
 /// Level-1 Context Descriptor (5.3): one per level-2 table of CDs.
 struct l1_cd_descriptor {
     using V = field<0, 0, 0>;
-    using L2Ptr = field<0, 51, 12>; ///< address bits [51:12]
+    using L2Ptr = field<0, 55, 12>; ///< address bits [55:12]
 
     std::array<le64, 1> word{};
 };
@@ -93,9 +104,9 @@ static_assert([] {
     set<cd::A>(context, 1);
     set<cd::ASET>(context, 1);
     set<cd::ASID>(context, 1);
-    set<cd::TTB0>(context, 0x4860'9000 >> cd::TTB0::low);
+    set<cd::TTB0>(context, 0x500b'1000 >> cd::TTB0::low);
     return context.word[0].value() == 0x0001'e204'c000'3510 &&
-           context.word[1].value() == 0x4860'9000;
+           context.word[1].value() == 0x500b'1000;
 }());
 
 } // namespace vm_accel::inline v0::spec

@@ -53,6 +53,8 @@ enum class opcode : std::uint8_t {
     CMD_TLBI_S_S12_VMALL = 0x58,
     CMD_TLBI_S_S2_IPA = 0x5a,
     CMD_TLBI_SNH_ALL = 0x60,
+    CMD_DPTI_ALL = 0x70,
+    CMD_DPTI_PA = 0x73,
 };
 
 /// A command: 16 bytes. The fields every command has are named here.
@@ -85,16 +87,19 @@ struct CMD_CFGI {
 
 /// All TLB invalidations (4.4). NUM, SCALE, TG and TTL have meaning when
 /// IDR3.RIL is 1: with TG not 0 the command covers (NUM+1) * 2^SCALE granules.
+/// Then NUM, SCALE and TTL all 0 is CERROR_ILL, and an end past the top of the
+/// address space does not wrap.
 struct CMD_TLBI {
     using NUM = field<0, 16, 12>;
-    using SCALE = field<0, 24, 20>;
+    using SCALE = field<0, 25, 20>; ///< bit 25 only when IDR5.DS is 1
     using VMID = field<0, 47, 32>;
     using ASID = field<0, 63, 48>;
-    using Leaf = field<1, 0, 0>;         ///< 1 = leaf entries only, walk caches stay
+    using Leaf = field<1, 0, 0>; ///< 1 = leaf entries only, walk caches stay
+    using TTL128 = field<1, 7, 7>;
     using TTL = field<1, 9, 8>;          ///< level of the leaf, 0 = any
     using TG = field<1, 11, 10>;         ///< 0 no range, 1 4 KiB, 2 16 KiB, 3 64 KiB
     using Address = field<1, 63, 12>;    ///< VA bits [63:12]
-    using AddressIPA = field<1, 51, 12>; ///< IPA bits [51:12], CMD_TLBI_S2_IPA
+    using AddressIPA = field<1, 55, 12>; ///< IPA bits [55:12], CMD_TLBI_S2_IPA
 };
 
 /// CMD_ATC_INV (4.5.1).
@@ -114,9 +119,11 @@ struct CMD_PRI_RESP {
     using Resp = field<1, 13, 12>; ///< 0 denied, 1 failed, 2 success
 };
 
-/// CMD_RESUME and CMD_STALL_TERM (4.6).
+/// CMD_RESUME and CMD_STALL_TERM (4.7.1, 4.7.2).
 struct CMD_RESUME {
-    using Resp = field<0, 13, 12>; ///< bit 0: retry (Ac); bit 1: abort (Ab)
+    using Action = field<0, 12, 12>; ///< 1 retry, 0 terminate
+    using Abort = field<0, 13, 13>;  ///< with Action 0: abort, else read zero, ignore writes
+    using Resp = field<0, 13, 12>;   ///< both
     using StreamID = field<0, 63, 32>;
     using STAG = field<1, 15, 0>;
 };
@@ -128,7 +135,7 @@ struct CMD_SYNC {
     using MSH = field<0, 23, 22>;
     using MSIAttr = field<0, 27, 24>;
     using MSIData = field<0, 63, 32>;
-    using MSIAddress = field<1, 51, 2>; ///< address bits [51:2]; 0 = wired or none
+    using MSIAddress = field<1, 55, 2>; ///< address bits [55:2]; 0 = wired or none
 };
 
 /// CMD_SYNC.CS: how completion is told. 3 is CERROR_ILL.
@@ -149,7 +156,7 @@ enum class sync_signal : std::uint8_t { SIG_NONE = 0, SIG_IRQ = 1, SIG_SEV = 2 }
 /// The granules and the level a TLBI by address names; default: one address.
 struct tlbi_range {
     std::uint64_t num = 0;   ///< NUM, 0 to 31
-    std::uint64_t scale = 0; ///< SCALE, 0 to 31
+    std::uint64_t scale = 0; ///< SCALE, 0 to 63
     std::uint64_t tg = 0;    ///< TG
     std::uint64_t ttl = 0;   ///< TTL
 };
@@ -295,6 +302,11 @@ static_assert(has_words(tlbi_nh_va(vmid{0}, asid{1}, iova{0xffff'f000}, true),
                         0x0001'0000'0000'0012, 0xffff'f001));
 static_assert(has_words(tlbi_s12_vmall(vmid{7}), 0x0000'0007'0000'0028, 0));
 static_assert(has_words(tlbi_nsnh_all(), 0x30, 0));
+static_assert(has_words(tlbi_nh_va(vmid{0}, asid{1}, iova{0xfffe'0000}, true,
+                                   {.num = 2, .scale = 1, .tg = 1, .ttl = 3}),
+                        0x0001'0000'0010'2012, 0xfffe'0701));
+static_assert(has_words(cmd_sync(sync_signal::SIG_NONE), 0x46, 0));
 static_assert(has_words(cmd_sync(sync_signal::SIG_SEV), 0x2046, 0));
+static_assert(has_words(cmd_sync_msi(pa{0x5bb0'0020}, 0), 0x0000'0000'0fc0'1046, 0x5bb0'0020));
 
 } // namespace vm_accel::inline v0::spec

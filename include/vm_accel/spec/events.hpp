@@ -97,18 +97,28 @@ struct event_record {
 
     using STAG = field<1, 15, 0>;   ///< names the stalled transaction to CMD_RESUME
     using Reason = field<1, 15, 0>; ///< F_UUT, F_*_FETCH, F_WALK_EABT, conflicts: in STAG's place
+    using GPCF = field<1, 16, 16>;  ///< *_FETCH, F_WALK_EABT: granule protection
     using STALL = field<1, 31, 31>; ///< 1: stalled, waiting for CMD_RESUME
     using PnU = field<1, 33, 33>;   ///< 1 privileged
     using InD = field<1, 34, 34>;   ///< 1 instruction
     using RnW = field<1, 35, 35>;   ///< 1 read
-    using NSIPA = field<1, 36, 36>; ///< secure stage 2: IPA space; 0 for non-secure streams
+    using NSIPA = field<1, 36, 36>; ///< secure stage 2: IPA space; else 0 (bit not cross-checked)
     using S2 = field<1, 39, 39>;    ///< 1 the fault is of stage 2
     using CLASS = field<1, 41, 40>; ///< fault_class
     using TTRnW = field<1, 44, 44>; ///< CLASS TT: the table access was a read
 
+    // E_PAGE_REQUEST only: what a device is about to do, in a span of pages.
+    using uX = field<1, 33, 33>;
+    using uW = field<1, 34, 34>;
+    using uR = field<1, 35, 35>;
+    using pX = field<1, 37, 37>;
+    using pW = field<1, 38, 38>;
+    using pR = field<1, 39, 39>;
+    using Span = field<1, 51, 44>; ///< bytes / 4096
+
     using InputAddr = field<2, 63, 0>;
-    using IPA = field<3, 51, 12>;      ///< S2 == 1: bits [51:12]
-    using FetchAddr = field<3, 51, 3>; ///< *_FETCH, F_WALK_EABT: bits [51:3]
+    using IPA = field<3, 55, 12>;      ///< S2 == 1: bits [55:12]
+    using FetchAddr = field<3, 55, 3>; ///< *_FETCH, F_WALK_EABT: bits [55:3]
 
     std::array<le64, 4> word{};
 };

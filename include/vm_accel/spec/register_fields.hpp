@@ -72,6 +72,8 @@ struct IDR3 {
     using E0PD = field<0, 13, 13>;
     using PTWNNC = field<0, 14, 14>;
     using DPT = field<0, 15, 15>;
+    using PASIDTT = field<0, 16, 16>;
+    using EPAN = field<0, 17, 17>;
 };
 
 /// Address sizes and granules (6.3.6).
@@ -92,12 +94,13 @@ struct IDR5 {
     return bits[encoding & 7];
 }
 
-/// Enhanced command queues (6.3, IDR6).
+/// Enhanced command queues (6.3.45).
 struct IDR6 {
     using CMDQ_CONTROL_PAGE_LOG2NUMQ = field<0, 19, 16>;
     using CMDQ_CONTROL_PAGE_LOG2NUMP = field<0, 27, 24>;
 };
 
+/// Who made it (6.3.7).
 struct IIDR {
     using Implementer = field<0, 11, 0>;
     using Revision = field<0, 15, 12>;
@@ -105,6 +108,7 @@ struct IIDR {
     using ProductID = field<0, 31, 20>;
 };
 
+/// Version of the architecture (6.3.8).
 struct AIDR {
     using ArchMinorRev = field<0, 3, 0>; ///< 1 = SMMUv3.1
     using ArchMajorRev = field<0, 7, 4>; ///< 0 = SMMUv3
@@ -132,6 +136,7 @@ struct CR1 {
     using TABLE_SH = field<0, 11, 10>;
 };
 
+/// Further controls (6.3.12).
 struct CR2 {
     using E2H = field<0, 0, 0>;
     using RECINVSID = field<0, 1, 1>; ///< record C_BAD_STREAMID
@@ -139,11 +144,12 @@ struct CR2 {
     using REC_CFG_ATS = field<0, 3, 3>;
 };
 
+/// 6.3.13
 struct STATUSR {
     using DORMANT = field<0, 0, 0>;
 };
 
-/// What happens to transactions while SMMUEN is 0 (6.3.15).
+/// What happens to transactions while SMMUEN is 0 (6.3.14).
 struct GBPA {
     using MemAttr = field<0, 3, 0>;
     using MTCFG = field<0, 4, 4>;
@@ -155,7 +161,7 @@ struct GBPA {
     using UPDATE = field<0, 31, 31>;
 };
 
-/// Interrupt enables (6.3.17); IRQ_CTRLACK has the same layout.
+/// Interrupt enables (6.3.16); IRQ_CTRLACK has the same layout.
 struct IRQ_CTRL {
     using GERROR_IRQEN = field<0, 0, 0>;
     using PRIQ_IRQEN = field<0, 1, 1>;
@@ -180,9 +186,9 @@ struct GERROR {
 using GERRORN = GERROR;
 
 /// Address, payload and attributes of an MSI; the same in GERROR_IRQ_CFG0-2,
-/// EVENTQ_IRQ_CFG0-2 and PRIQ_IRQ_CFG0-2 (6.3.21 to 6.3.23).
+/// EVENTQ_IRQ_CFG0-2 and PRIQ_IRQ_CFG0-2 (6.3.21 to 6.3.23, 6.3.30 to 6.3.36).
 struct IRQ_CFG0 {
-    using ADDR = field<0, 51, 2>; ///< address bits [51:2]; 0 = no MSI
+    using ADDR = field<0, 55, 2>; ///< address bits [55:2]; 0 = no MSI
 };
 struct IRQ_CFG1 {
     using DATA = field<0, 31, 0>;
@@ -195,7 +201,7 @@ struct IRQ_CFG2 {
 
 /// Stream table base (6.3.24).
 struct STRTAB_BASE {
-    using ADDR = field<0, 51, 6>; ///< address bits [51:6]
+    using ADDR = field<0, 55, 6>; ///< address bits [55:6]
     using RA = field<0, 62, 62>;
 };
 
@@ -208,15 +214,15 @@ struct STRTAB_BASE_CFG {
     static constexpr std::uint64_t FMT_2lvl = 1;
 };
 
-/// Queue bases share a layout (6.3.26, 6.3.29, 6.3.35).
+/// Queue bases share a layout (6.3.26, 6.3.29, 6.3.33).
 struct CMDQ_BASE {
     using LOG2SIZE = field<0, 4, 0>; ///< log2 of entries
-    using ADDR = field<0, 51, 5>;    ///< address bits [51:5]
+    using ADDR = field<0, 55, 5>;    ///< address bits [55:5]
     using RA = field<0, 62, 62>;
 };
 struct EVENTQ_BASE {
     using LOG2SIZE = field<0, 4, 0>;
-    using ADDR = field<0, 51, 5>;
+    using ADDR = field<0, 55, 5>;
     using WA = field<0, 62, 62>;
 };
 using PRIQ_BASE = EVENTQ_BASE;

@@ -6,8 +6,10 @@
 /// one with `CR0::SMMUEN::in_place(1)` (the structs are in register_fields.hpp).
 /// All registers are little-endian.
 ///
-/// The event and PRI queue indices live in page 1 only. What the same offsets
-/// do in page 0 is for the register file to decide, so they have no row there.
+/// The event and PRI queue indices live in page 1. An implementation may alias
+/// them at the same offsets of page 0 (else those read as zero), so they have
+/// no row there. Registers of MPAM, DPT, the secure and the Realm interfaces
+/// have no rows yet.
 #pragma once
 
 #include <vm_accel/spec/register_fields.hpp>

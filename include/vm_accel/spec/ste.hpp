@@ -42,7 +42,7 @@ struct ste {
     using V = field<0, 0, 0>;
     using Config = field<0, 3, 1>; ///< ste_config
     using S1Fmt = field<0, 5, 4>;
-    using S1ContextPtr = field<0, 51, 6>; ///< address bits [51:6]
+    using S1ContextPtr = field<0, 55, 6>; ///< address bits [55:6]
     using S1CDMax = field<0, 63, 59>;     ///< log2 of the number of CDs
 
     using S1DSS = field<1, 1, 0>;
@@ -89,7 +89,36 @@ struct ste {
     using S2S = field<2, 57, 57>;
     using S2R = field<2, 58, 58>;
 
-    using S2TTB = field<3, 51, 4>; ///< address bits [51:4]
+    using S2HAFT = field<2, 59, 59>;
+    using S2PIE = field<2, 60, 60>;
+    using S2POE = field<2, 61, 61>;
+    using DPT_VMATCH = field<2, 63, 62>;
+
+    using S2NSW = field<3, 0, 0>;
+    using S2NSA = field<3, 1, 1>;
+    using S2SL0_2 = field<3, 2, 2>; ///< third bit of S2SL0 when S2DS is 1
+    using S2DS = field<3, 3, 3>;
+    using S2TTB = field<3, 55, 4>; ///< address bits [55:4]
+    using S2SKL = field<3, 62, 61>;
+
+    using PARTID = field<4, 31, 16>;
+    using S_S2T0SZ = field<4, 37, 32>;
+    using S_S2SL0 = field<4, 39, 38>;
+    using S_S2TG = field<4, 47, 46>;
+    using MECID = field<4, 63, 48>;
+
+    using PMG = field<5, 7, 0>;
+    using MPAM_NS = field<5, 8, 8>;
+    using AssuredOnly = field<5, 9, 9>;
+    using TL0 = field<5, 10, 10>;
+    using TL1 = field<5, 11, 11>;
+    using VMSPtr = field<5, 55, 12>; ///< address bits [55:12]
+
+    using S2SW = field<6, 0, 0>;
+    using S2SA = field<6, 1, 1>;
+    using S_S2SL0_2 = field<6, 2, 2>;
+    using S_S2TTB = field<6, 55, 4>; ///< address bits [55:4]
+    using S_S2SKL = field<6, 62, 61>;
 
     std::array<le64, 8> word{};
 };
@@ -98,28 +127,31 @@ static_assert(sizeof(ste) == 64);
 /// Level-1 Stream Table Descriptor (5.1): one per level-2 table.
 struct l1_stream_table_descriptor {
     using Span = field<0, 4, 0>;   ///< 0 = no table; n = 2^(n-1) STEs
-    using L2Ptr = field<0, 51, 6>; ///< address bits [51:6]
+    using L2Ptr = field<0, 55, 6>; ///< address bits [55:6]
 
     std::array<le64, 1> word{};
 };
 static_assert(sizeof(l1_stream_table_descriptor) == 8);
 
-// Golden words: what Linux writes for a stage-1 domain with one CD (inner and
-// outer write-back, inner shareable table accesses; stalls off; ATS off).
+// Golden words: what Linux writes for a stage-1 domain with one CD. Table
+// accesses are write-back and inner shareable; transactions without a
+// SubstreamID use substream 0.
 static_assert([] {
     ste entry;
     set<ste::V>(entry, 1);
     set<ste::Config>(entry, static_cast<std::uint64_t>(ste_config::s1_translate));
-    set<ste::S1ContextPtr>(entry, 0x4'8400'0000 >> ste::S1ContextPtr::low);
+    set<ste::S1ContextPtr>(entry, 0x5016'f000 >> ste::S1ContextPtr::low);
+    set<ste::S1DSS>(entry, static_cast<std::uint64_t>(s1_default_substream::substream0));
     set<ste::S1CIR>(entry, 1);
     set<ste::S1COR>(entry, 1);
     set<ste::S1CSH>(entry, 3);
-    set<ste::S1STALLD>(entry, 1);
-    set<ste::SHCFG>(entry, 1);
-    set<ste::STRW>(entry, static_cast<std::uint64_t>(stream_world::nsel1));
-    return entry.word[0].value() == 0x0000'0004'8400'000b &&
-           entry.word[1].value() == 0x0000'1000'0800'00d4 && entry.word[2].value() == 0;
+    return entry.word[0].value() == 0x5016'f00b && entry.word[1].value() == 0xd6;
 }());
+// Linux's level-1 descriptor of a full level-2 table of 2^8 STEs.
+static_assert((l1_stream_table_descriptor::Span::in_place(9) |
+               (0x5ba6'0000 & l1_stream_table_descriptor::L2Ptr::mask)) == 0x5ba6'0009);
+// A stream that is blocked (V, abort) passes incoming shareability: word 1.
+static_assert(ste::SHCFG::in_place(1) == 0x1000'0000'0000);
 // Bypass with incoming shareability, and abort.
 static_assert((ste::V::mask |
                ste::Config::in_place(static_cast<std::uint64_t>(ste_config::bypass))) == 0x9);
