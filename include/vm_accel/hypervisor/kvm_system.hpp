@@ -28,6 +28,11 @@ public:
         return opened;
     }
 
+    /// The error that errno `os_error` of opening `path` is, with its cure.
+    [[nodiscard]] static error open_failure(std::string_view path, int os_error) noexcept;
+    /// The error that errno `os_error` of creating a VM is.
+    [[nodiscard]] static error vm_failure(std::string_view path, int os_error) noexcept;
+
     /// What KVM can do here, or the error open() would give.
     [[nodiscard]] static hypervisor_capabilities detect(std::string_view path) noexcept {
         const result<kvm> opened = open(path);
@@ -69,7 +74,6 @@ private:
                                                           static_cast<std::uintptr_t>(which));
         return called.ok() && called.value > 0 ? static_cast<unsigned>(called.value) : otherwise;
     }
-    [[nodiscard]] result<> cannot_open(int os_error) const noexcept;
     [[nodiscard]] result<> examine() noexcept;
 
     fixed_text<160> path_{default_path};
@@ -89,35 +93,48 @@ inline result<> kvm::init() noexcept {
     char terminated[161]{};
     std::ranges::copy(path_.view(), terminated);
     const os::call_result opened = os::open_device(terminated);
-    if (!opened.ok()) return cannot_open(opened.os_error);
+    if (!opened.ok()) return tl::unexpected<error>{open_failure(path_.view(), opened.os_error)};
     device_ = os::descriptor{static_cast<int>(opened.value)};
     const result<> examined = examine();
     if (!examined) device_.close();
     return examined;
 }
 
-inline result<> kvm::cannot_open(int os_error) const noexcept {
+inline error kvm::open_failure(std::string_view path, int os_error) noexcept {
+    const auto about = [&](std::string_view what) {
+        return fixed_text<160>{path}.append(": ").append(what);
+    };
     switch (os_error) {
     case ENOENT:
-        return fail(errc::not_found, about("no such device"),
-                    "load the kvm module (kvm_intel or kvm_amd), enable virtualisation in the "
-                    "firmware, or run on hardware or in a machine with nested virtualisation",
-                    os_error);
+        return {errc::not_found, os_error, about("no such device"),
+                "load the kvm module (kvm_intel, kvm_amd), enable virtualisation in the "
+                "firmware, or run on hardware or a machine with nested virtualisation"};
     case ENODEV:
     case ENXIO:
-        return fail(errc::not_found, about("no hypervisor behind it"),
-                    "enable virtualisation in the firmware or for this machine, then load the "
-                    "kvm module",
-                    os_error);
+        return {errc::not_found, os_error, about("no hypervisor behind it"),
+                "enable virtualisation in the firmware or for this machine, then load the kvm "
+                "module"};
     case EACCES:
     case EPERM:
-        return fail(errc::permission_denied, about("permission denied"),
-                    "add the user to group kvm (usermod -aG kvm USER) and log in again", os_error);
+        return {errc::permission_denied, os_error, about("permission denied"),
+                "add the user to group kvm (usermod -aG kvm USER) and log in again"};
     case EBUSY:
-        return fail(errc::busy, about("busy"), "stop the other hypervisor of this host", os_error);
+        return {errc::busy, os_error, about("busy"), "stop the other hypervisor of this host"};
     default:
-        return os::fail_with(os_error, path_.view(), "give the path of the KVM device");
+        return os::fail_with(os_error, path, "give the path of the KVM device").value();
     }
+}
+
+inline error kvm::vm_failure(std::string_view path, int os_error) noexcept {
+    if (os_error == EBUSY) {
+        return {
+            errc::busy, os_error,
+            fixed_text<160>{path}.append(": another hypervisor holds the processor's extensions"),
+            "stop it (VirtualBox, VMware), then try again"};
+    }
+    return os::fail_with(os_error, fixed_text<160>{path}.append(": KVM_CREATE_VM").view(),
+                         "free memory, or see the kernel's log")
+        .value();
 }
 
 /// Asks the open device who it is and what it has.
@@ -177,12 +194,7 @@ inline result<kvm_vm> kvm::create_vm(const kvm_vm_options& options) noexcept {
     }
     const os::call_result made = os::device_request(device_, os::kvm_abi::create_vm, type);
     if (!made.ok()) {
-        if (made.os_error == EBUSY) {
-            return fail(errc::busy, about("another hypervisor holds the processor's extensions"),
-                        "stop it (VirtualBox, VMware), then try again", made.os_error);
-        }
-        return os::fail_with(made.os_error, about("KVM_CREATE_VM").view(),
-                             "free memory, or see the kernel's log");
+        return tl::unexpected<error>{vm_failure(path_.view(), made.os_error)};
     }
     os::descriptor descriptor{static_cast<int>(made.value)};
     if constexpr (os::kvm_platform::architecture == os::kvm_architecture::x86_64) {
