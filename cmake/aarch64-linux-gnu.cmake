@@ -22,6 +22,11 @@ set(ENV{PKG_CONFIG_SYSROOT_DIR} "${VM_ACCEL_SYSROOT}")
 set(ENV{PKG_CONFIG_LIBDIR}
     "${VM_ACCEL_SYSROOT}/usr/lib/aarch64-linux-gnu/pkgconfig:${VM_ACCEL_SYSROOT}/usr/share/pkgconfig")
 
+# Debian keeps headers that differ between architectures (hwloc/autogen/config.h) in a folder that
+# the cross compiler does not search.
+set(CMAKE_C_STANDARD_INCLUDE_DIRECTORIES "${VM_ACCEL_SYSROOT}/usr/include/aarch64-linux-gnu")
+set(CMAKE_CXX_STANDARD_INCLUDE_DIRECTORIES "${VM_ACCEL_SYSROOT}/usr/include/aarch64-linux-gnu")
+
 # libudev and others are needed by libhwloc only; the linker looks for them here.
 set(CMAKE_EXE_LINKER_FLAGS_INIT
     "-Wl,-rpath-link,${VM_ACCEL_SYSROOT}/usr/lib/aarch64-linux-gnu:${VM_ACCEL_SYSROOT}/lib/aarch64-linux-gnu")

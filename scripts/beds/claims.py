@@ -1,0 +1,373 @@
+"""The demo's judge: what a captured console must show, claim by claim.
+
+A claim looks at the console alone, beside a few facts known before the run, and either gives its
+evidence or says what is missing. Each claim lists ways to spoil a good console, by which
+`scripts/demo --self-test` shows that the judge can say no.
+"""
+
+import dataclasses
+import json
+import re
+
+
+class Missing(Exception):
+    """A claim does not hold; the text says what is not there."""
+
+
+@dataclasses.dataclass
+class Facts:
+    """Known before the run: nothing here comes from the VMM or the guest."""
+    kernel: str           # release of the guest's kernel, as `uname -r` prints it
+    vcpus: int
+    nodes: int            # NUMA nodes the guest's memory is to lie on
+    memory: int           # of the guest, bytes
+    disk_before: str      # sha256 of the disk as made, hex
+    disk_after: str       # sha256 once the guest has copied the first quarter over the third
+    emulated: bool        # True: the VMM runs in an emulated machine; False: on this host
+
+
+@dataclasses.dataclass
+class Event:
+    """One event record as the guest's driver logged it (IHI 0070, 7.3)."""
+    number: int
+    stream: int
+    address: int
+
+
+class Console:
+    """The captured text, parsed once."""
+
+    def __init__(self, text):
+        self.text = text
+        self.guest = re.findall(r"^GUEST: (.*)$", text, re.M)
+        self.log = [re.sub(r"^log \[ *[\d.]+\] ", "", line) for line in self.guest
+                    if line.startswith("log ")]
+        self.reads = [match.groups() for line in self.guest if
+                      (match := re.fullmatch(r"read (\w+) domain (\S+) sha256 ([0-9a-f]{64})", line))]
+        self.injections = {kind: (int(stream, 16), result) for kind, stream, result in re.findall(
+            r"^INJECT (\S+) stream (0x[0-9a-f]+) (.*)$", text, re.M)}
+        self.events = list(logged_events(self.log))
+
+    def line(self, pattern):
+        """The match of a whole line, or Missing."""
+        match = re.search(f"^{pattern}$", self.text, re.M)
+        if match is None:
+            raise Missing(f"no line like: {pattern}")
+        return match
+
+    def read(self, when, domain):
+        """The checksum the guest printed, or Missing."""
+        for found_when, found_domain, checksum in self.reads:
+            if (found_when, found_domain) == (when, domain):
+                return checksum
+        raise Missing(f"the guest printed no checksum for '{when}' in a {domain} domain")
+
+    def report(self):
+        match = re.search(r"^OUTER: report begin$(.*)^OUTER: report end$", self.text, re.M | re.S)
+        if match is None:
+            raise Missing("no report between the report marks")
+        try:
+            return json.loads(match.group(1))
+        except ValueError as error:
+            raise Missing(f"the report is not JSON: {error}") from None
+
+
+def logged_events(log):
+    """Events from the driver's lines: a heading, then the record's four 64-bit words."""
+    words = None
+    for line in log:
+        if re.search(r"event 0x[0-9a-f]+ received", line):
+            words = []
+        elif words is not None and (match := re.search(r":\s+0x([0-9a-f]{16})$", line)):
+            words.append(int(match.group(1), 16))
+            if len(words) == 4:
+                yield Event(words[0] & 0xff, words[0] >> 32, words[2])
+                words = None
+
+
+def expect(condition, text):
+    if not condition:
+        raise Missing(text)
+
+
+def outer_machine(console, facts):
+    if not facts.emulated:
+        return "the VMM runs on this host directly"
+    console.line("OUTER: /dev/kvm present")
+    nodes = re.findall(r"^OUTER: node(\d+) processors (\S+)$", console.text, re.M)
+    expect(len(nodes) >= facts.nodes, f"{len(nodes)} NUMA nodes instead of {facts.nodes}")
+    return f"{len(nodes)} NUMA nodes, one processor each"
+
+
+def guest_kernel(console, facts):
+    console.line(f"GUEST: kernel {re.escape(facts.kernel)}")
+    return facts.kernel
+
+
+def guest_processors(console, facts):
+    console.line(f"GUEST: processors {facts.vcpus}")
+    return str(facts.vcpus)
+
+
+def driver_probed(console, _):
+    for line in console.log:
+        if match := re.search(r"arm-smmu-v3 (\S+): ias (\d+)-bit, oas (\d+)-bit", line):
+            return f"{match[1]}, ias {match[2]}, oas {match[3]} bits"
+    raise Missing("the guest's arm-smmu-v3 driver logged no address sizes")
+
+
+def behind_smmu(console, _):
+    match = console.line(r"GUEST: disk (\S+) on bus (\S+) in IOMMU group (\d+) domain (DMA|DMA-FQ)")
+    return f"{match[1]} in group {match[3]}, domain {match[4]}"
+
+
+def boot_read(console, facts):
+    domain = behind_smmu(console, facts).rsplit(" ", 1)[1]
+    found = console.read("boot", domain)
+    expect(found == facts.disk_before, f"the guest read {found}, the host has {facts.disk_before}")
+    return f"{found[:16]}..."
+
+
+def written_read(console, facts):
+    domain = behind_smmu(console, facts).rsplit(" ", 1)[1]
+    found = console.read("written", domain)
+    expect(found == facts.disk_after, f"the guest read {found}, expected {facts.disk_after}")
+    return f"{found[:16]}..."
+
+
+def switched(domain):
+    def claim(console, facts):
+        found = console.read("switched", domain)
+        expect(found == facts.disk_after, f"the guest read {found}, expected {facts.disk_after}")
+        order = [name for when, name, _ in console.reads if when == "switched"]
+        expect(order == ["identity", "DMA-FQ", "DMA"], f"the domains came as {order}")
+        return f"{found[:16]}..."
+    return claim
+
+
+def refused(console, kind):
+    """The StreamID of an injection of which the VMM says that nothing was read or written."""
+    expect(kind in console.injections, f"the VMM printed no line INJECT {kind}")
+    stream, result = console.injections[kind]
+    expect(result == "read refused write refused", f"INJECT {kind}: {result}")
+    every = re.findall(rf"^INJECT {kind} .*$", console.text, re.M)
+    expect(all(line.endswith("read refused write refused") for line in every),
+           f"INJECT {kind} was not refused every time")
+    return stream
+
+
+def unmapped(console, _):
+    stream = refused(console, "unmapped")
+    events = [event for event in console.events if event.number == 0x10]
+    expect(events, "the guest's driver logged no event 0x10")
+    expect(all(event.stream == stream for event in events),
+           f"an event 0x10 is for another stream than {stream:#x}")
+    return f"{len(events)} x event 0x10, stream {stream:#x}, address {events[0].address:#x}"
+
+
+def no_level2_table(console, _):
+    stream = refused(console, "no-level-2-table")
+    events = [event for event in console.events if event.number == 0x02]
+    expect(events, "the guest's driver logged no event 0x02")
+    expect(all(event.stream == stream for event in events),
+           f"an event 0x02 is for another stream than {stream:#x}")
+    return f"{len(events)} x event 0x02, stream {stream:#x}"
+
+
+def aborting_ste(console, _):
+    stream = refused(console, "aborting-ste")
+    expect([line for line in console.guest if re.fullmatch(r"inject \d", line)] ==
+           ["inject 1", "inject 2", "inject 3", "inject 1"],
+           "the guest did not ask for the injections 1, 2, 3, 1")
+    expect(all(event.stream != stream for event in console.events),
+           f"the guest's driver logged an event for stream {stream:#x}")
+    # Events arrive in order: with one logged after the silent injection, none is still to come.
+    order = [event.number for i, event in enumerate(console.events)
+             if i == 0 or event.number != console.events[i - 1].number]
+    expect(order == [0x10, 0x02, 0x10],
+           f"the events came as {[hex(number) for number in order]}, not 0x10, 0x2, 0x10")
+    return f"no event for stream {stream:#x}, though one was logged after it"
+
+
+def still_served(console, facts):
+    found = console.read("injected", "DMA")
+    expect(found == facts.disk_after, f"the guest read {found}, expected {facts.disk_after}")
+    return f"{found[:16]}..."
+
+
+def driver_content(console, _):
+    expect(console.log, "the guest printed none of its driver's lines")
+    known = r"ias \d+-bit|allocated \d+ entries|option|msi_domain|event 0x(10|02) rec|:\s+0x[0-9a-f]{16}$"
+    odd = [line for line in console.log if not re.search(known, line)]
+    expect(not odd, f"the driver logged: {odd[0] if odd else ''}")
+    return f"{len(console.log)} lines, no error among them"
+
+
+def powered_off(console, _):
+    console.line("GUEST: done")
+    status = console.line(r"OUTER: linux_kvm_arm64 exit status (\d+)")[1]
+    expect(status == "0", f"the VMM ended with status {status}")
+    return "VMM exit status 0"
+
+
+def disk_file(console, facts):
+    found = console.line("OUTER: disk sha256 ([0-9a-f]{64})")[1]
+    expect(found == facts.disk_after, f"the file has {found}, expected {facts.disk_after}")
+    return f"{found[:16]}..."
+
+
+def pins(console, facts):
+    vcpus = console.report().get("vcpus", [])
+    expect(len(vcpus) == facts.vcpus, f"the report names {len(vcpus)} vCPUs, not {facts.vcpus}")
+    seen = dict(re.findall(r"^OUTER: thread (\S+) may run on (\S+)$", console.text, re.M))
+    for vcpu in vcpus:
+        thread, cpu = vcpu["thread"], str(vcpu["cpu"])
+        expect(thread in seen, f"no thread {thread} was seen from outside")
+        expect(seen[thread] == cpu, f"{thread} may run on {seen[thread]}, the report says {cpu}")
+    return ", ".join(f"{vcpu['thread']} on processor {vcpu['cpu']}" for vcpu in vcpus)
+
+
+def memory(console, facts):
+    regions = console.report().get("memory", [])
+    expect(sum(region["bytes"] for region in regions) == facts.memory,
+           f"the report's memory does not add up to {facts.memory} bytes")
+    expect(len({region["node"] for region in regions}) == facts.nodes,
+           f"the report's memory is not on {facts.nodes} nodes")
+    seen = {}
+    for mapping in re.findall(r"^OUTER: memory (.*)$", console.text, re.M):
+        page = int(re.search(r"kernelpagesize_kB=(\d+)", mapping)[1]) * 1024
+        for node, pages in re.findall(r" N(\d+)=(\d+)", mapping):
+            seen[int(node)] = seen.get(int(node), 0) + int(pages) * page
+    for region in regions:
+        expect(region["pages"] > 0 and region["pages_on_node"] == region["pages"],
+               f"{region['pages_on_node']} of {region['pages']} pages lie on node {region['node']}")
+    for node in {region["node"] for region in regions}:
+        wanted = sum(region["bytes"] for region in regions if region["node"] == node)
+        expect(seen.get(node, 0) >= wanted,
+               f"seen from outside, node {node} holds {seen.get(node, 0)} of {wanted} bytes")
+    return ", ".join(f"{region['bytes'] >> 20} MiB on node {region['node']}" for region in regions)
+
+
+def smmu_numbers(console, _):
+    smmu = console.report().get("smmu", {})
+    names = ("commands", "translations", "hits", "misses", "hit_rate", "events", "interrupts")
+    absent = [name for name in names if name not in smmu]
+    expect(not absent, f"the report's smmu lacks {', '.join(absent)}")
+    expect(smmu["commands"] > 0 and smmu["translations"] > 0 and smmu["interrupts"] > 0,
+           "no commands, translations or interrupts")
+    expect(0 < smmu["hit_rate"] <= 1, f"a hit rate of {smmu['hit_rate']}")
+    expect(smmu["events"] >= len(console.events),
+           f"{smmu['events']} events counted, {len(console.events)} logged")
+    return (f"{smmu['commands']} commands, {smmu['translations']} translations, "
+            f"hit rate {smmu['hit_rate']:.2f}, {smmu['events']} events, "
+            f"{smmu['interrupts']} interrupts")
+
+
+@dataclasses.dataclass
+class Claim:
+    text: str
+    judge: object                 # (Console, Facts) -> evidence, or raises Missing
+    spoilers: tuple = ()          # (pattern, replacement): each makes a good console a bad one
+
+
+def drop(pattern):
+    """A spoiler: every line with `pattern` goes."""
+    return (rf"(?m)^.*{pattern}.*\n", "")
+
+
+def other_checksum(label):
+    """A spoiler: the checksum on the line with `label` differs in its first digit."""
+    return (rf"(?m)^(.*{label}.*sha256 )([0-9a-f])", lambda match: match[1] + (
+        "0" if match[2] != "0" else "1"))
+
+
+CLAIMS = (
+    Claim("the machine offers KVM and NUMA nodes", outer_machine,
+          (drop("/dev/kvm present"), drop("OUTER: node1"))),
+    Claim("the guest runs Debian's unmodified kernel", guest_kernel,
+          (drop("GUEST: kernel"), (r"GUEST: kernel \S+", "GUEST: kernel 1.0-other"))),
+    Claim("the guest sees its vCPUs", guest_processors, ((r"(GUEST: processors) \d+", r"\1 0"),)),
+    Claim("the guest's own driver set up our SMMU", driver_probed, (drop("ias "),)),
+    Claim("the disk is behind the SMMU", behind_smmu,
+          (drop("GUEST: disk"), (r"(IOMMU group \d+ domain) \S+", r"\1 identity"))),
+    Claim("the guest reads what the host wrote", boot_read,
+          (drop("read boot"), other_checksum("read boot"))),
+    Claim("the guest reads back what it wrote", written_read,
+          (drop("read written"), other_checksum("read written"))),
+    Claim("the disk works in an identity domain", switched("identity"),
+          (drop("domain identity"), other_checksum("switched domain identity"))),
+    Claim("the disk works in a DMA-FQ domain", switched("DMA-FQ"),
+          (drop("domain DMA-FQ"), other_checksum("switched domain DMA-FQ"))),
+    Claim("the disk works in a DMA domain again", switched("DMA"),
+          (drop("switched domain DMA "), other_checksum("switched domain DMA "))),
+    Claim("DMA to unmapped addresses is refused and logged", unmapped,
+          (drop("INJECT unmapped"), drop("event 0x10"),
+           (r"(INJECT unmapped .*) read refused", r"\1 read completed"),
+           (r"0x0000001000000010$", "0x0000001100000010"))),
+    Claim("DMA of a stream without a level-2 table is refused and logged", no_level2_table,
+          (drop("INJECT no-level-2"), drop("event 0x02"),
+           (r"(INJECT no-level-2.*) write refused", r"\1 write completed"))),
+    Claim("DMA of an aborting stream is refused silently", aborting_ste,
+          (drop("INJECT aborting"), (r"(INJECT aborting.*) write refused", r"\1 write completed"),
+           drop("GUEST: inject 3"),
+           (r"(INJECT aborting-ste stream) 0x[0-9a-f]+", r"\1 0x10"))),
+    Claim("the disk works after the injections", still_served,
+          (drop("read injected"), other_checksum("read injected"))),
+    Claim("the guest's driver logged no other trouble", driver_content,
+          (drop("GUEST: log"), (r"(?m)^(GUEST: log .*arm-smmu-v3 \S+) allocated.*$",
+                                r"\1 CMD_SYNC timeout at 0x00000011"))),
+    Claim("the guest powered off and the VMM ended well", powered_off,
+          (drop("GUEST: done"), (r"(exit status) 0", r"\1 1"))),
+    Claim("the host finds the guest's writes in the disk file", disk_file,
+          (drop("OUTER: disk sha256"), other_checksum("OUTER: disk"))),
+    Claim("every vCPU thread is pinned where the report says", pins,
+          (drop("OUTER: thread vcpu0"), (r"(thread vcpu0 may run on) \S+", r"\1 0-1"),
+           drop("OUTER: report begin"))),
+    Claim("guest memory lies on the nodes the report says", memory,
+          ((r"( N1=)\d+", r"\g<1>7"), (r'("pages_on_node": ?)\d+', r"\g<1>7"))),
+    Claim("the report counts what the SMMU did", smmu_numbers,
+          ((r'("commands": ?)\d+', r"\g<1>0"), (r'("translations": ?)\d+', r"\g<1>0"),
+           (r'("events": ?)\d+', r"\g<1>0"), (r'("hit_rate": ?)[\d.e+-]+', r"\g<1>0"),
+           (r'"interrupts"', '"interruptions"'))),
+)
+
+# What holds on any SMMUv3, ours or not: the guest script's own part.
+REFERENCE = tuple(claim.judge for claim in CLAIMS if claim.judge in (
+    guest_kernel, driver_probed, behind_smmu, boot_read, written_read, driver_content)
+    or claim.text.startswith("the disk works in"))
+
+
+def judge(text, facts):
+    """[(claim, holds, evidence or reason)] in the order of CLAIMS."""
+    console, verdicts = Console(text), []
+    for claim in CLAIMS:
+        try:
+            verdicts.append((claim, True, claim.judge(console, facts)))
+        except Missing as missing:
+            verdicts.append((claim, False, str(missing)))
+        except (KeyError, TypeError) as error:
+            verdicts.append((claim, False, f"the report's shape is wrong: {error!r}"))
+    return verdicts
+
+
+def self_test(text, facts):
+    """Spoils a good console in every way the claims list. Returns (trials, [failure text])."""
+    failures = [f"the good console lacks: {claim.text}: {reason}"
+                for claim, holds, reason in judge(text, facts) if not holds]
+    trials = 1
+    for claim in CLAIMS:
+        for pattern, replacement in claim.spoilers:
+            trials += 1
+            spoiled = re.sub(pattern, replacement, text, flags=re.M)
+            if spoiled == text:
+                failures.append(f"spoiler {pattern!r} changes nothing")
+            elif next(holds for other, holds, _ in judge(spoiled, facts) if other is claim):
+                failures.append(f"accepted although spoiled by {pattern!r}: {claim.text}")
+    # Cut off after any line, the run proves less than everything.
+    lines = text.splitlines(keepends=True)
+    last_needed = max(i for i, line in enumerate(lines) if line.startswith("OUTER: report end"))
+    for count in range(last_needed + 1):
+        trials += 1
+        if all(holds for _, holds, _ in judge("".join(lines[:count]), facts)):
+            failures.append(f"accepted although cut off after {count} lines")
+    return trials, failures

@@ -1,0 +1,36 @@
+#!/bin/sh
+# run-vmm.sh FOLDER: runs FOLDER/linux_kvm_arm64 on FOLDER/{Image,guest.cpio,disk} and prints, apart
+# from the guest's console, "OUTER:" lines with what the kernel says about the VMM from outside:
+# where its threads may run and where its memory lies. The same script serves the emulated machine
+# (busybox) and an arm64 host. Environment: DEMO_VCPUS, DEMO_NODES, DEMO_MEMORY (MiB), DEMO_TIMEOUT.
+cd "$1" || exit 1
+rm -f report.json sample
+
+# Only samples taken while all vCPU threads exist count; the last complete one is kept.
+sample() {
+    for task in /proc/"$vmm"/task/*; do
+        echo "OUTER: thread $(cat "$task/comm") may run on $(sed -n 's/^Cpus_allowed_list:[[:space:]]*//p' "$task/status")"
+    done
+    # Mappings with at least 1000 pages on one node: the guest's memory, nothing smaller.
+    grep -E ' N[0-9]+=[0-9]{4,}' "/proc/$vmm/numa_maps" | sed 's/^/OUTER: memory /'
+}
+
+./linux_kvm_arm64 --kernel Image --initrd guest.cpio --disk disk \
+    --vcpus "$DEMO_VCPUS" --memory "$DEMO_MEMORY" --numa-nodes "$DEMO_NODES" \
+    --cmdline "console=ttyAMA0 quiet panic=-1 DEMO_INJECT=1" \
+    --inject --report report.json --timeout "$DEMO_TIMEOUT" </dev/null &
+vmm=$!
+while kill -0 "$vmm" 2>/dev/null; do
+    sample >sample.new 2>/dev/null
+    kill -0 "$vmm" 2>/dev/null && mv sample.new sample
+    sleep 1
+done
+wait "$vmm"
+echo "OUTER: linux_kvm_arm64 exit status $?"
+cat sample 2>/dev/null
+sum=$(sha256sum <disk)
+echo "OUTER: disk sha256 ${sum%% *}"
+echo "OUTER: report begin"
+cat report.json
+echo
+echo "OUTER: report end"
