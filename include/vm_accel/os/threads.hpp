@@ -1,0 +1,20 @@
+/// `native_threads`: the thread calls of the platform this program is compiled for.
+#pragma once
+
+#include <vm_accel/os/thread_platform.hpp>
+
+#if defined(__linux__)
+#include <vm_accel/os/linux_threads.hpp>
+#endif
+
+namespace vm_accel::inline v0::os {
+
+#if defined(__linux__)
+using native_threads = linux_threads;
+#else
+using native_threads = unsupported_threads;
+#endif
+
+static_assert(thread_platform<native_threads> && thread_platform<unsupported_threads>);
+
+} // namespace vm_accel::inline v0::os
