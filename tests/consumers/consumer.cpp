@@ -1,0 +1,3 @@
+#include <vm_accel/vm_accel.hpp>
+
+int main() { return vm_accel::library_version.major == VM_ACCEL_VERSION_MAJOR ? 0 : 1; }
