@@ -56,6 +56,9 @@ public:
     friend constexpr bool operator==(const fixed_text& a, std::string_view b) noexcept {
         return a.view() == b;
     }
+    friend constexpr bool operator==(const fixed_text& a, const char* b) noexcept {
+        return a.view() == std::string_view{b};
+    }
 
 private:
     char data_[Capacity]{};
