@@ -107,10 +107,8 @@ class Archive:
             (self.state / name).mkdir(parents=True, exist_ok=True)
         (self.state / "status").write_text("")
         signed = f" signed-by={KEYRING}" if os.path.exists(KEYRING) else ""
-        suites = [self.suite]
-        (self.state / "sources.list").write_text("".join(
-            f"deb [arch={self.architecture}{signed}] {host_mirror()} {suite} main\n"
-            for suite in suites))
+        (self.state / "sources.list").write_text(
+            f"deb [arch={self.architecture}{signed}] {host_mirror()} {self.suite} main\n")
         say(f"reading the package lists of Debian {self.suite} for {self.architecture}")
         self._apt("apt-get", "update")
         stamp.touch()
@@ -135,7 +133,18 @@ class Archive:
         return found
 
     def download(self, packages):
-        """Paths of the .deb files of `packages`; only those not here yet are fetched."""
+        """Paths of the .deb files of `packages`; only those not here yet are fetched.
+
+        A mirror drops old versions, so package lists that are no longer true are read again once.
+        """
+        try:
+            return self._download(packages)
+        except BedError:
+            (self.state / "updated").unlink(missing_ok=True)
+            self.update()
+            return self._download(packages)
+
+    def _download(self, packages):
         self.debs.mkdir(parents=True, exist_ok=True)
         paths, missing = [], []
         for line in self._apt("apt-get", "--print-uris", "download", *packages).splitlines():

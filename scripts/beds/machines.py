@@ -129,10 +129,23 @@ def pack_outer(path, vmm, folder):
     archive.write(path)
 
 
-def outer_machine(kernel, initrd, environment):
-    """QEMU command: an arm64 machine with EL2 for KVM, two processors and two NUMA nodes."""
+def pack_programs(path, programs):
+    """The initial file system of a machine that runs arm64 programs: {name: path of the program}."""
+    archive = Initramfs()
+    archive.busybox(busybox(), OUTER_APPLETS)
+    archive.file("init", (BEDS / "programs-init.sh").read_bytes(), executable=True)
+    for name, program in programs.items():
+        archive.program(f"programs/{name}", program, LIBRARY_FOLDERS)
+    archive.write(path)
+
+
+def outer_machine(kernel, initrd, environment, machine=""):
+    """QEMU command: an arm64 machine with EL2 for KVM, two processors and two NUMA nodes.
+
+    `environment` reaches the first process; `machine` adds to QEMU's -M, such as ",iommu=smmuv3".
+    """
     return ["qemu-system-aarch64", "-nodefaults", "-nographic", "-no-reboot",
-            "-M", "virt,virtualization=on,gic-version=3,acpi=off", "-cpu", "cortex-a76",
+            "-M", f"virt,virtualization=on,gic-version=3,acpi=off{machine}", "-cpu", "cortex-a76",
             "-smp", "2", "-m", "1024",
             "-object", "memory-backend-ram,id=ram0,size=512M",
             "-object", "memory-backend-ram,id=ram1,size=512M",

@@ -6,13 +6,13 @@
 cd "$1" || exit 1
 rm -f report.json sample
 
-# Only samples taken while all vCPU threads exist count; the last complete one is kept.
 sample() {
-    for task in /proc/"$vmm"/task/*; do
-        echo "OUTER: thread $(cat "$task/comm") may run on $(sed -n 's/^Cpus_allowed_list:[[:space:]]*//p' "$task/status")"
-    done
-    # Mappings with at least 1000 pages on one node: the guest's memory, nothing smaller.
+    # The guest's memory: mappings with at least 1000 pages on one node; nothing else is so large.
     grep -E ' N[0-9]+=[0-9]{4,}' "/proc/$vmm/numa_maps" | sed 's/^/OUTER: memory /'
+    for task in /proc/"$vmm"/task/*; do
+        cpus=$(sed -n 's/^Cpus_allowed_list:[[:space:]]*//p' "$task/status")
+        echo "OUTER: thread $(cat "$task/comm") may run on $cpus"
+    done
 }
 
 ./linux_kvm_arm64 --kernel Image --initrd guest.cpio --disk disk \
@@ -20,9 +20,11 @@ sample() {
     --cmdline "console=ttyAMA0 quiet panic=-1 DEMO_INJECT=1" \
     --inject --report report.json --timeout "$DEMO_TIMEOUT" </dev/null &
 vmm=$!
+# The last sample that shows every vCPU thread is kept: threads come last in it, so the memory was
+# looked at while the guest ran.
 while kill -0 "$vmm" 2>/dev/null; do
     sample >sample.new 2>/dev/null
-    kill -0 "$vmm" 2>/dev/null && mv sample.new sample
+    [ "$(grep -c 'thread vcpu' sample.new)" -ge "$DEMO_VCPUS" ] && mv sample.new sample
     sleep 1
 done
 wait "$vmm"
