@@ -1,0 +1,134 @@
+/// DMA that must fail, on demand of the guest.
+///
+/// The guest writes a number to a register; the VMM then acts as a device gone
+/// wrong and tries to read and to write guest memory in a way that the guest's
+/// own SMMU tables forbid. An attempt counts as refused only when the port said
+/// so, no byte arrived in the buffer of the read, and the bytes of the write are
+/// nowhere in guest RAM afterwards.
+#pragma once
+
+#include "virtqueue.hpp"
+
+#include <vm_accel/core/address.hpp>
+#include <vm_accel/guest/region_map.hpp>
+
+#include <array>
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <mutex>
+#include <random>
+#include <span>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+namespace linux_vmm {
+
+using vm_accel::pa;
+
+/// One write to the register and what came of it.
+struct injection {
+    std::string_view name;      ///< "unmapped", "no-table", "aborting"
+    std::uint32_t stream = 0;   ///< StreamID it came from
+    unsigned reads = 0;         ///< attempts
+    unsigned reads_refused = 0; ///< of these: refused, and the buffer untouched
+    unsigned writes = 0;
+    unsigned writes_refused = 0; ///< of these: refused, and the bytes nowhere in RAM
+
+    [[nodiscard]] bool refused() const noexcept {
+        return reads != 0 && writes != 0 && reads == reads_refused && writes == writes_refused;
+    }
+};
+
+/// Searches all guest RAM for `marker` at 8-byte steps.
+[[nodiscard]] inline bool is_in_ram(const vm_accel::region_map& ram,
+                                    const std::array<std::uint64_t, 8>& marker) noexcept {
+    bool found = false;
+    ram.for_each([&](const vm_accel::host_run& run) {
+        const std::span words{reinterpret_cast<std::uint64_t*>(run.host),
+                              static_cast<std::size_t>(run.bytes / 8)};
+        for (std::size_t i = 0; i < words.size() && !found; ++i) {
+            // Any one word is enough: a write that was cut short has changed RAM, too.
+            const std::uint64_t word =
+                std::atomic_ref<std::uint64_t>{words[i]}.load(std::memory_order_relaxed);
+            if (word == marker[0] || word == marker[7]) found = true;
+        }
+    });
+    return found;
+}
+
+/// A device gone wrong.
+template <dma_copier Port>
+struct dma_source {
+    std::string_view name;
+    std::uint32_t stream = 0;
+    Port port;
+};
+
+/// `Print`: void(const injection&) noexcept.
+/// Threads: any vCPU thread; injections run one after the other.
+template <dma_copier Port, class Print>
+class injector {
+public:
+    /// `sources` in the order of the register values, from 1 on. `target` is a
+    /// RAM address, so that a DMA that is not translated would hit RAM.
+    injector(std::vector<dma_source<Port>> sources, const vm_accel::region_map& ram, pa target,
+             Print print)
+        : sources_(std::move(sources)), ram_(ram), target_(raw(target)), print_(print) {}
+
+    /// 0 before the first injection, 1 if the last one was refused, 2 if not.
+    [[nodiscard]] std::uint32_t read() noexcept {
+        const std::lock_guard lock{mutex_};
+        if (done_.empty()) return 0;
+        return done_.back().refused() ? 1 : 2;
+    }
+
+    /// Carries out injection `number` before it returns; others are ignored.
+    void write(std::uint32_t number) noexcept {
+        const std::lock_guard lock{mutex_};
+        if (number == 0 || number > sources_.size() || done_.size() == most) return;
+        dma_source<Port>& from = sources_[number - 1];
+        injection now{from.name, from.stream};
+        try_read(from.port, now, iova{target_});
+        try_write(from.port, now, iova{target_});
+        // Far above all RAM, too, from the stream that has tables.
+        if (number == 1) try_write(from.port, now, iova{std::uint64_t{0x12'3456'7000}});
+        done_.push_back(now);
+        print_(now);
+    }
+
+    /// Read after the vCPUs have ended.
+    [[nodiscard]] const std::vector<injection>& done() const noexcept { return done_; }
+
+private:
+    static constexpr std::size_t most = 1000; ///< injections per run
+
+    void try_read(Port& port, injection& now, iova address) noexcept {
+        std::array<std::byte, 64> buffer;
+        buffer.fill(std::byte{0xa5});
+        const std::array<std::byte, 64> before = buffer;
+        const bool done = port.read(address, buffer);
+        ++now.reads;
+        if (!done && buffer == before) ++now.reads_refused;
+    }
+
+    void try_write(Port& port, injection& now, iova address) noexcept {
+        std::array<std::uint64_t, 8> marker;
+        for (std::uint64_t& word : marker)
+            word = random_();
+        const bool done = port.write(address, std::as_bytes(std::span{marker}));
+        ++now.writes;
+        if (!done && !is_in_ram(ram_, marker)) ++now.writes_refused;
+    }
+
+    std::mutex mutex_;
+    std::vector<dma_source<Port>> sources_;
+    const vm_accel::region_map& ram_;
+    const std::uint64_t target_;
+    Print print_;
+    std::mt19937_64 random_{std::random_device{}()};
+    std::vector<injection> done_;
+};
+
+} // namespace linux_vmm

@@ -1,0 +1,116 @@
+/// The command line.
+#pragma once
+
+#include <vm_accel/core/result.hpp>
+
+#include <charconv>
+#include <cstdint>
+#include <span>
+#include <string>
+#include <string_view>
+
+namespace linux_vmm {
+
+inline constexpr std::string_view usage =
+    "linux_kvm_arm64 --kernel IMAGE --initrd CPIO --disk FILE [--vcpus N] [--memory MIB]\n"
+    "                [--numa-nodes N] [--cmdline TEXT] [--inject] [--report FILE.json]\n"
+    "                [--timeout SECONDS]\n"
+    "\n"
+    "Boots an arm64 Linux kernel under KVM with a disk behind an SMMUv3 of this library.\n"
+    "  --kernel IMAGE      an uncompressed arm64 Image\n"
+    "  --initrd CPIO       its initial file system\n"
+    "  --disk FILE         the disk; the guest writes to it\n"
+    "  --vcpus N           1 to 64 (1)\n"
+    "  --memory MIB        guest RAM, 64 or more, a multiple of 2 MiB per node (256)\n"
+    "  --numa-nodes N      host nodes to split the RAM over (1)\n"
+    "  --cmdline TEXT      kernel command line (console=ttyAMA0 panic=-1)\n"
+    "  --inject            writes to the test register at 0x0b000000 start DMA that must fail\n"
+    "  --report FILE.json  where to write the report for programs\n"
+    "  --timeout SECONDS   stop the guest after that time, exit status 3 (never)\n"
+    "The guest's console is standard output. Exit status: 0 when the guest powered off, 1 when\n"
+    "the machine could not be set up or an injected DMA was not refused, 2 for a wrong command\n"
+    "line, 3 after the timeout, 4 when the guest ended otherwise.\n";
+
+struct options {
+    std::string kernel, initrd, disk, report;
+    std::string command_line = "console=ttyAMA0 panic=-1";
+    std::uint32_t vcpus = 1;
+    std::uint64_t memory_mib = 256;
+    std::uint32_t numa_nodes = 1;
+    std::uint32_t timeout_seconds = 0; ///< 0: none
+    bool inject = false;
+    bool help = false;
+};
+
+/// Error: invalid_argument.
+[[nodiscard]] inline vm_accel::result<options>
+parse_options(std::span<const char* const> arguments) {
+    using vm_accel::errc;
+    using vm_accel::fail;
+    using text = vm_accel::fixed_text<160>;
+    options parsed;
+    for (std::size_t i = 0; i < arguments.size(); ++i) {
+        const std::string_view name = arguments[i];
+        if (name == "--help") {
+            parsed.help = true;
+            return parsed;
+        }
+        if (name == "--inject") {
+            parsed.inject = true;
+            continue;
+        }
+        if (i + 1 == arguments.size()) {
+            return fail(errc::invalid_argument,
+                        text{name}.append(": unknown, or its value is missing"), "see --help");
+        }
+        const std::string_view value = arguments[++i];
+        const auto number = [&](auto& into, std::uint64_t least, std::uint64_t most) {
+            std::uint64_t n = 0;
+            const auto [end, bad] = std::from_chars(value.data(), value.data() + value.size(), n);
+            if (bad != std::errc{} || end != value.data() + value.size() || n < least || n > most) {
+                return false;
+            }
+            into = static_cast<std::remove_reference_t<decltype(into)>>(n);
+            return true;
+        };
+        bool good = true;
+        if (name == "--kernel") {
+            parsed.kernel = value;
+        } else if (name == "--initrd") {
+            parsed.initrd = value;
+        } else if (name == "--disk") {
+            parsed.disk = value;
+        } else if (name == "--report") {
+            parsed.report = value;
+        } else if (name == "--cmdline") {
+            parsed.command_line = value;
+        } else if (name == "--vcpus") {
+            good = number(parsed.vcpus, 1, 64);
+        } else if (name == "--memory") {
+            good = number(parsed.memory_mib, 64, 1u << 20);
+        } else if (name == "--numa-nodes") {
+            good = number(parsed.numa_nodes, 1, 8);
+        } else if (name == "--timeout") {
+            good = number(parsed.timeout_seconds, 0, 1u << 30);
+        } else {
+            return fail(errc::invalid_argument, text{name}.append(": unknown"), "see --help");
+        }
+        if (!good) {
+            return fail(errc::invalid_argument,
+                        text{name}.append(": ").append(value).append(" is no number in its range"),
+                        "see --help");
+        }
+    }
+    if (parsed.kernel.empty() || parsed.initrd.empty() || parsed.disk.empty()) {
+        return fail(errc::invalid_argument, "--kernel, --initrd and --disk are needed",
+                    "see --help");
+    }
+    if (parsed.memory_mib % (2 * std::uint64_t{parsed.numa_nodes}) != 0) {
+        return fail(errc::invalid_argument,
+                    "--memory: not a multiple of 2 MiB for each of --numa-nodes",
+                    "choose another size");
+    }
+    return parsed;
+}
+
+} // namespace linux_vmm
