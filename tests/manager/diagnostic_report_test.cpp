@@ -48,6 +48,7 @@ TEST_CASE("a report prints as JSON") {
     b.state = backend_state::failed;
     b.asked = "set-up";
     b.host_has_it = false;
+    b.host_summary = "no \"x\"";
     b.failure = error{errc::permission_denied, 13, "/dev/\"x\": no", "ask"};
     report_section section{b};
     section.fact("flag", true);
@@ -56,12 +57,13 @@ TEST_CASE("a report prints as JSON") {
     section.fact("rate", 0.25);
     section.fact("nothing", std::numeric_limits<double>::quiet_NaN());
     section.fact("text", "tab\there");
-    CHECK(report.to_json() ==
-          R"({"library":"vm_accel 0.1.0","all_up":false,"backends":[{"role":"smmu",)"
-          R"("backend":"fake","state":"failed","asked":"set-up","given":"","host_has_it":false,)"
-          R"("failure":{"code":"permission denied","os_error":13,"cause":"/dev/\"x\": no",)"
-          R"("cure":"ask"},"facts":{"flag":true,"count":18446744073709551615,"delta":-3,)"
-          R"("rate":0.25,"nothing":null,"text":"tab\there"}}]})");
+    CHECK(
+        report.to_json() ==
+        R"({"library":"vm_accel 0.1.0","all_up":false,"backends":[{"role":"smmu",)"
+        R"("backend":"fake","state":"failed","asked":"set-up","given":"","host_has_it":false,)"
+        R"("host_summary":"no \"x\"","failure":{"code":"permission denied","os_error":13,"cause":"/dev/\"x\": no",)"
+        R"("cure":"ask"},"facts":{"flag":true,"count":18446744073709551615,"delta":-3,)"
+        R"("rate":0.25,"nothing":null,"text":"tab\there"}}]})");
 
     SECTION("entries and facts are separated by commas") {
         report.backends.push_back(report.backends.front());
@@ -96,6 +98,7 @@ TEST_CASE("a report prints as a table") {
     kvm.asked = "set-up";
     kvm.given = "nothing";
     kvm.host_has_it = false;
+    kvm.host_summary = "no /dev/kvm";
     kvm.failure = error{errc::not_found, 2, "/dev/kvm: No such file", "load the kvm module"};
     report_section section{kvm};
     section.fact("irqfd", false);
@@ -104,7 +107,7 @@ TEST_CASE("a report prints as a table") {
                                       "role          backend     state   asked   given\n"
                                       "guest_memory  region_map  up      set-up  up\n"
                                       "hypervisor    kvm         failed  set-up  nothing\n"
-                                      "    found on this host: no\n"
+                                      "    found on this host: no: no /dev/kvm\n"
                                       "    cause: /dev/kvm: No such file\n"
                                       "    cure:  load the kvm module\n"
                                       "    irqfd  no\n"

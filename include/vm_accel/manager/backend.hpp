@@ -17,10 +17,10 @@
 /// or neither. Without them it is in use as soon as it exists. | | `void connect(P&) noexcept` |
 /// takes the backend P of the same composition. P is set up first, and connect is called before
 /// init(). The parameter may be a concept, never just anything. | | `static D detect() noexcept` |
-/// what the host has; changes nothing. D has `bool available`, or is `result<T>` or bool. | |
-/// `static bool is_available() noexcept` | the same, as a plain yes or no. | | `void
-/// report(Section&) const` | writes its section: `section.given(text)`, `section.fact(name,
-/// value)`. |
+/// what the host has; changes nothing. D has `bool available` (and may have text `summary` and
+/// `error why_not`), or is `result<T>` or bool. | | `static bool is_available() noexcept` | the
+/// same, as a plain yes or no. | | `void report(Section&) const` | writes its section:
+/// `section.given(text)`, `section.fact(name, value)`. |
 ///
 /// The known roles promise more; roles of your own promise nothing more:
 ///
@@ -75,7 +75,7 @@ concept documented_connect = requires(B& b, P& predecessor) {
 };
 
 template <class D>
-concept detection = std::same_as<D, bool> || requires(const D& found) {
+concept detection_answer = std::same_as<D, bool> || requires(const D& found) {
     { found.available } -> std::convertible_to<bool>;
 } || requires(const D& found) {
     { found.has_value() } -> std::same_as<bool>;
@@ -85,7 +85,7 @@ template <class B>
 concept detect = requires(B& b) { b.detect(); } || requires(B& b) { b.is_available(); };
 template <class B>
 concept documented_detect = requires {
-    { B::detect() } noexcept -> detection;
+    { B::detect() } noexcept -> detection_answer;
 } || requires {
     { B::is_available() } noexcept -> std::same_as<bool>;
 };
@@ -183,12 +183,13 @@ struct backend_detection {
     std::string_view backend{};
     bool available = true;          ///< a backend that needs nothing of the host is there
     std::optional<error> why_not{}; ///< cause and cure, where the backend tells them
+    fixed_text<160> summary{};      ///< what was found or is lacking, in words
 };
 
 /// Asks one backend what the host has.
 template <backend B>
 [[nodiscard]] backend_detection detect_backend() {
-    backend_detection out{B::role::name, B::name, true, std::nullopt};
+    backend_detection out{B::role::name, B::name};
     if constexpr (requires { B::detect(); }) {
         const auto found = B::detect();
         using found_type = std::remove_const_t<decltype(found)>;
@@ -196,6 +197,9 @@ template <backend B>
             out.available = found;
         } else if constexpr (requires { found.available; }) {
             out.available = static_cast<bool>(found.available);
+            if constexpr (requires { std::string_view{found.summary}; }) {
+                out.summary = fixed_text<160>{std::string_view{found.summary}};
+            }
             if constexpr (requires { error{found.why_not}; }) {
                 if (!out.available) out.why_not = found.why_not;
             }
@@ -206,6 +210,7 @@ template <backend B>
     } else if constexpr (requires { B::is_available(); }) {
         out.available = B::is_available();
     }
+    if (out.why_not && out.summary.empty()) out.summary = out.why_not->cause;
     return out;
 }
 

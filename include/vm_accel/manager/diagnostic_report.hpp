@@ -69,6 +69,7 @@ struct backend_report {
     fixed_text<64> asked{};            ///< the last request, empty if none
     fixed_text<160> given{};           ///< what came of it, in the backend's words if it has any
     std::optional<bool> host_has_it{}; ///< what detect() found; empty if it was not called
+    fixed_text<160> host_summary{};    ///< the same in words, if the backend has any
     std::optional<error> failure{};    ///< why the last request was refused; also when still up
     std::vector<report_fact> facts{};  ///< names are unique
 
@@ -205,8 +206,9 @@ inline std::string diagnostic_report::to_table() const {
         out += b.given.empty() ? "-" : printable(b.given.view());
         out += '\n';
         if (b.host_has_it) {
-            out +=
-                *b.host_has_it ? "    found on this host: yes\n" : "    found on this host: no\n";
+            out += *b.host_has_it ? "    found on this host: yes" : "    found on this host: no";
+            if (!b.host_summary.empty()) out += ": " + printable(b.host_summary.view());
+            out += '\n';
         }
         if (b.failure) {
             out += "    cause: " + printable(b.failure->cause.view()) + '\n';
@@ -241,6 +243,7 @@ inline std::string diagnostic_report::to_json() const {
         append_json(out += ",\"given\":", b.given.view());
         out += ",\"host_has_it\":";
         out += !b.host_has_it ? "null" : *b.host_has_it ? "true" : "false";
+        append_json(out += ",\"host_summary\":", b.host_summary.view());
         out += ",\"failure\":";
         if (b.failure) {
             append_json(out += "{\"code\":", name_of(b.failure->code));

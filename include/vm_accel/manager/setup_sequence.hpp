@@ -31,6 +31,7 @@ struct backend_slot {
     struct record {
         backend_state state = backend_state::not_asked;
         std::optional<bool> host_has_it{};
+        fixed_text<160> host_summary{};
         fixed_text<64> asked{};
         std::optional<error> failure{};
     };
@@ -96,6 +97,7 @@ public:
         const backend_detection found = detect_backend<typename parts::template at<I>>();
         const std::lock_guard lock{status_};
         std::get<I>(slots_).known.host_has_it = found.available;
+        std::get<I>(slots_).known.host_summary = found.summary;
         return found;
     }
 
@@ -166,6 +168,7 @@ public:
             out.state = slot.known.state;
             out.asked = slot.known.asked;
             out.host_has_it = slot.known.host_has_it;
+            out.host_summary = slot.known.host_summary;
             out.failure = slot.known.failure;
         }
         if (out.state != backend_state::up && out.state != backend_state::disabled) {
@@ -255,18 +258,21 @@ private:
 
     template <std::size_t I>
     [[nodiscard]] result<> connect_and_init() noexcept {
-        auto& backend = std::get<I>(slots_).value;
-        if constexpr (offers::documented_init<typename parts::template at<I>>) {
-            if (backend.is_initialized()) return {}; // its owner was faster
+        constexpr bool has_init = offers::documented_init<typename parts::template at<I>>;
+        if constexpr (has_init) {
+            if (backend<I>().is_initialized()) return {}; // its owner was faster
         }
-        in_order([&]<std::size_t J>() {
-            if constexpr (parts::template takes<I, J>) backend.connect(std::get<J>(slots_).value);
-        });
-        if constexpr (offers::documented_init<typename parts::template at<I>>) {
-            return backend.init();
+        in_order([&]<std::size_t J>() { connect<I, J>(); });
+        if constexpr (has_init) {
+            return backend<I>().init();
         } else {
             return {};
         }
+    }
+
+    template <std::size_t I, std::size_t J>
+    void connect() noexcept {
+        if constexpr (parts::template takes<I, J>) backend<I>().connect(backend<J>());
     }
 
     std::tuple<backend_slot<Backends>...> slots_;
