@@ -1,0 +1,383 @@
+#!/usr/bin/env python3
+"""The stages of scripts/test: each builds or runs something and counts single tests.
+
+A test is a Catch test case, an entry of CTest, a header or file compiled on its own, a file looked
+at by clang-tidy, or one run of the demo. What prints `SKIP: reason` is skipped, and only reasons
+matched by scripts/allowed-skips.txt may be.
+"""
+import argparse
+import json
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+import time
+import xml.etree.ElementTree as ElementTree
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+BUILD = ROOT / "build" / "test"
+SKIP = re.compile(r"^\s*SKIP: *(.+?)\s*$", re.M)
+STARTED = time.monotonic()
+JOBS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+
+
+def say(text):
+    print(text, flush=True)
+
+
+def elapsed():
+    seconds = int(time.monotonic() - STARTED)
+    return f"{seconds // 60}:{seconds % 60:02}"
+
+
+class Results:
+    """What passed, failed and was skipped, with the reasons."""
+
+    def __init__(self):
+        self.passed, self.failed, self.skipped = 0, [], []
+        lines = (ROOT / "scripts" / "allowed-skips.txt").read_text(encoding="utf-8").splitlines()
+        self.allowed = [re.compile(line) for line in lines if line and not line.startswith("#")]
+
+    def ok(self, count=1):
+        self.passed += count
+
+    def fail(self, name, text=""):
+        if name in self.failed:  # two stages build the same target
+            return
+        self.failed.append(name)
+        say(f"FAILED: {name}")
+        if text.strip():
+            say("\n".join("    " + line for line in text.strip().splitlines()[-60:]))
+
+    def skip(self, name, reason):
+        if any(pattern.search(reason) for pattern in self.allowed):
+            self.skipped.append((name, reason))
+        else:
+            self.fail(name, f"skipped for a reason that is not on the list: {reason}")
+
+
+def run(command, env=None, progress=None):
+    """Runs a command and gives (exit status, output). Says a line every 20 seconds."""
+    process = subprocess.Popen([str(word) for word in command], cwd=ROOT, text=True,
+                               stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                               stderr=subprocess.STDOUT, errors="replace",
+                               env={**os.environ, **(env or {})})
+    output, last = [], time.monotonic()
+    for line in process.stdout:
+        output.append(line)
+        if progress and time.monotonic() - last > 20:
+            last = time.monotonic()
+            say(f"  {elapsed()} {progress}: {line.strip()[:100]}")
+    return process.wait(), "".join(output)
+
+
+class Build:
+    """One build folder; configures once, and counts what does not compile."""
+
+    def __init__(self, results, name, preset, *options):
+        self.results, self.name, self.preset, self.options = results, name, preset, options
+        self.folder = BUILD / name
+        self.configured = False
+
+    def configure(self):
+        if not self.configured:
+            status, output = run(["cmake", "--preset", self.preset, "-B", self.folder,
+                                  *self.options])
+            if status != 0:
+                self.results.fail(f"{self.name}: configure", output)
+                return False
+            for line in output.splitlines():
+                if line.startswith("-- examples/"):
+                    say("  " + line[3:])
+            self.configured = True
+        return True
+
+    def make(self, *targets):
+        """True if all targets were built. A file that does not compile is a failed test."""
+        if not self.configure():
+            return False
+        status, output = run(["cmake", "--build", self.folder, "-j", JOBS, "--target",
+                              *(targets or ["all"]), "--", "-k", "0"],
+                             progress=f"building {self.name}")
+        if status == 0:
+            return True
+        broken = re.split(r"^FAILED: ", output, flags=re.M)[1:]
+        for text in broken:
+            first, _, rest = text.partition("\n")
+            errors = [line for line in rest.splitlines() if re.search(
+                r"error:|undefined reference|multiple definition|Error", line)]
+            self.results.fail(f"{self.name}: {first.split()[0]}", "\n".join(errors[:8]) or rest)
+        if not broken:
+            self.results.fail(f"{self.name}: build", output)
+        return False
+
+    def catch(self, program, env=None):
+        """Runs a Catch program and counts its test cases."""
+        path = self.folder / "tests" / program
+        report = self.folder / f"{program}.xml"
+        report.unlink(missing_ok=True)
+        status, output = run([path, "-r", "xml", "-o", report], env, f"{program} ({self.name})")
+        prefix = f"{self.name}/{program}: "
+        try:
+            cases = list(ElementTree.parse(report).getroot().iter("TestCase"))
+        except (OSError, ElementTree.ParseError):
+            text = report.read_text(errors="replace") if report.exists() else ""
+            names = re.findall(r'<TestCase name="([^"]*)"', text)
+            last = f" in '{names[-1]}'" if names else ""
+            self.results.fail(f"{prefix}died with status {status}{last}", output)
+            return
+        seen_failure = False
+        for case in cases:
+            overall = case.find("OverallResult")
+            text = "".join(t for tag in ("StdOut", "StdErr")
+                           for t in [overall.findtext(tag) or ""]) if overall is not None else ""
+            reasons = SKIP.findall(text)
+            name = prefix + case.get("name", "?")
+            if overall is None or overall.get("success") != "true":
+                seen_failure = True
+                self.results.fail(name, describe_failure(case))
+            elif reasons:
+                self.results.skip(name, reasons[0])
+            else:
+                self.results.ok()
+        for reason in SKIP.findall(output):
+            self.results.skip(prefix + "a test", reason)
+        if not cases:
+            self.results.fail(prefix + "no test case ran", output)
+        elif status != 0 and not seen_failure:
+            self.results.fail(f"{prefix}status {status} although every case passed", output)
+
+    def ctest(self, *arguments):
+        """Runs entries of CTest and counts them."""
+        report = self.folder / "ctest.xml"
+        report.unlink(missing_ok=True)
+        _, output = run(["ctest", "--test-dir", self.folder, "-j", JOBS, "--output-junit", report,
+                         "--no-tests=error", *arguments], progress=f"ctest ({self.name})")
+        try:
+            cases = list(ElementTree.parse(report).getroot().iter("testcase"))
+        except (OSError, ElementTree.ParseError):
+            self.results.fail(f"{self.name}: ctest {' '.join(arguments)}", output)
+            return
+        if not cases:
+            self.results.fail(f"{self.name}: ctest {' '.join(arguments)} found no test", output)
+        for case in cases:
+            name, text = case.get("name"), case.findtext("system-out") or ""
+            reasons = SKIP.findall(text)
+            if case.get("status") == "run":
+                self.results.ok()
+            elif case.find("skipped") is not None and case.get("status") == "notrun" and reasons:
+                self.results.skip(name, reasons[0])
+            else:
+                self.results.fail(name, text)
+
+
+def describe_failure(case):
+    """The first failed expressions of a Catch test case."""
+    lines = []
+    for node in case.iter():
+        if node.tag == "Expression" and node.get("success") == "false":
+            lines.append(f"{node.get('filename')}:{node.get('line')}: "
+                         f"{(node.findtext('Original') or '').strip()}")
+            lines.append("  with " + (node.findtext("Expanded") or "").strip())
+        elif node.tag in ("Exception", "Failure", "FatalErrorCondition"):
+            lines.append(f"{node.get('filename')}:{node.get('line')}: {(node.text or '').strip()}")
+    return "\n".join(lines[:20])
+
+
+class Stages:
+    def __init__(self, results, options):
+        self.results, self.options = results, options
+        gcc = shutil.which("g++-12") or "g++"
+        self.release = Build(results, "release", "release", f"-DCMAKE_CXX_COMPILER={gcc}")
+        self.dev = Build(results, "dev", "dev", f"-DCMAKE_CXX_COMPILER={gcc}")
+        self.asan = Build(results, "asan-ubsan", "asan-ubsan")
+        self.tsan = Build(results, "tsan", "tsan")
+        self.lone = Build(results, "no-exceptions", "no-exceptions",
+                          f"-DCMAKE_CXX_COMPILER={gcc}")
+
+    def main_build(self):
+        return self.dev if self.options.quick else self.release
+
+    # ---- the stages, in order ----------------------------------------------------------------
+    def packages(self):
+        """the packages that the tests need are installed"""
+        status, output = run(["scripts/setup", "--check", "test", "demo"])
+        if status == 0:
+            self.results.ok()
+        else:
+            self.results.fail("packages", output)
+
+    def unit(self):
+        """GCC 12, optimised, warnings are errors: unit, concurrent and static tests"""
+        build = self.main_build()
+        if not build.configure():
+            return
+        if build.make("static_tests"):
+            self.results.ok(len(list((ROOT / "tests" / "static").glob("*.cpp"))))
+        for program in ("unit_tests", "concurrent_tests"):
+            if build.make(program):
+                build.catch(program)
+
+    def compile_fail(self):
+        """what must not compile does not, for the stated reason"""
+        if self.main_build().configure():
+            self.main_build().ctest("-R", "^compile_fail")
+
+    def structure(self):
+        """layers, two units, NDEBUG layout, one-file headers, no indirect call"""
+        if self.main_build().make("structure_programs"):
+            self.main_build().ctest("-R", "^(structure|dispatch)")
+
+    def consumers(self):
+        """projects that use the library as a folder and installed"""
+        if self.main_build().configure():
+            self.main_build().ctest("-R", "^consumer")
+
+    def programs(self):
+        """examples on recorded and generated input"""
+        if self.main_build().make():
+            self.main_build().ctest(
+                "-E", "^(unit_tests|concurrent_tests)$|^(compile_fail|structure|dispatch|consumer)")
+
+    def lone_headers(self):
+        """every header alone, without exceptions and RTTI"""
+        count = len(list((ROOT / "include").rglob("*.hpp")))
+        before = len(self.results.failed)
+        self.lone.make()
+        self.results.ok(max(0, count - (len(self.results.failed) - before)))
+
+    def sanitizers(self):
+        """clang-19 with AddressSanitizer and UndefinedBehaviorSanitizer: unit tests"""
+        if self.asan.make("unit_tests"):
+            self.asan.catch("unit_tests", {"ASAN_OPTIONS": "detect_stack_use_after_return=1",
+                                           "UBSAN_OPTIONS": "print_stacktrace=1"})
+
+    def threads(self):
+        """clang-19 with ThreadSanitizer: concurrent tests"""
+        if self.tsan.make("concurrent_tests"):
+            self.tsan.catch("concurrent_tests", {"TSAN_OPTIONS": "halt_on_error=1"})
+
+    def formatting(self):
+        """clang-format-19 changes nothing"""
+        clean = True
+        for path in (path for path in sources() if path.endswith((".cpp", ".hpp"))):
+            status, output = run(["clang-format-19", "--dry-run", "--Werror", path])
+            if status != 0:
+                clean = False
+                self.results.fail(f"format: {path}", output.split("\n")[0])
+        if clean:
+            self.results.ok()
+
+    def tidy(self):
+        """clang-tidy-19 finds nothing in the headers"""
+        if not self.asan.configure():
+            return
+        entries = json.loads((self.asan.folder / "compile_commands.json").read_text())
+        known = {entry["file"] for entry in entries}
+        for path in ("tests/structure/two_units_other.cpp",):
+            if str(ROOT / path) not in known:
+                self.results.fail(f"tidy: {path} is not compiled")
+                continue
+            status, output = run(["clang-tidy-19", "--quiet", "-p", self.asan.folder,
+                                  "--warnings-as-errors=*", path], progress=f"tidy {path}")
+            if status == 0:
+                self.results.ok()
+            else:
+                self.results.fail(f"tidy: {path}", "\n".join(
+                    line for line in output.splitlines() if "error:" in line))
+
+    def demo(self):
+        """a stock arm64 Linux boots in our VMM, its driver on our SMMU"""
+        variants = [["--self-test"], [], ["--vcpus", "2"], ["--kernel-series", "next"]]
+        if self.options.all:
+            variants += [["--reference"], ["--vcpus", "2", "--kernel-series", "next"]]
+        for variant in variants:
+            name = " ".join(["scripts/demo", *variant])
+            say(f"  {elapsed()} {name}")
+            status, output = run(["scripts/demo", *variant], progress=name)
+            reasons = SKIP.findall(output)
+            if status == 0:
+                self.results.ok()
+                say("  " + output.strip().splitlines()[-1])
+            elif status == 77 and reasons:
+                self.results.skip(name, reasons[0])
+            else:
+                self.results.fail(name, output)
+
+    def slower(self):
+        """only with --all: a second compiler, repeated concurrent tests, the benchmarks"""
+        clang = Build(self.results, "clang", "release", "-DCMAKE_CXX_COMPILER=clang++-19")
+        if clang.make("unit_tests", "concurrent_tests", "static_tests"):
+            clang.catch("unit_tests")
+            for _ in range(10):
+                clang.catch("concurrent_tests")
+        if self.tsan.make("concurrent_tests"):
+            for _ in range(5):
+                self.tsan.catch("concurrent_tests", {"TSAN_OPTIONS": "halt_on_error=1"})
+        bench = Build(self.results, "bench", "bench")
+        if bench.make():
+            for path in sorted((bench.folder / "bench").glob("bench_*")):
+                if path.is_file() and os.access(path, os.X_OK):
+                    status, output = run([path, "--benchmark_min_time=0.01"], progress=path.name)
+                    if status == 0:
+                        self.results.ok()
+                    else:
+                        self.results.fail(path.name, output)
+
+
+ALL = ["packages", "formatting", "unit", "compile_fail", "structure", "consumers", "programs",
+       "lone_headers", "sanitizers", "threads", "tidy", "demo"]
+QUICK = ["formatting", "unit", "compile_fail", "structure"]
+SLOWER = ["slower"]
+
+
+def sources():
+    """The files of the repository, also those not committed yet."""
+    status, output = run(["git", "ls-files", "--cached", "--others", "--exclude-standard"])
+    if status != 0:
+        return [str(path.relative_to(ROOT)) for folder in ("include", "tests", "bench", "examples")
+                for path in (ROOT / folder).rglob("*")]
+    return [line for line in output.splitlines() if (ROOT / line).is_file()]
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--all", action="store_true")
+    parser.add_argument("--stage", action="append", choices=ALL + SLOWER, metavar="NAME")
+    parser.add_argument("--list", action="store_true")
+    options = parser.parse_args()
+    results = Results()
+    stages = Stages(results, options)
+    names = options.stage or (QUICK if options.quick else ALL + (SLOWER if options.all else []))
+    if options.list:
+        for name in ALL + SLOWER:
+            print(f"{name:14}{getattr(stages, name).__doc__}")
+        return 0
+    for number, name in enumerate(names, 1):
+        stage = getattr(stages, name)
+        say(f"== {elapsed()} [{number}/{len(names)}] {name}: {stage.__doc__}")
+        before = (results.passed, len(results.failed), len(results.skipped))
+        try:
+            stage()
+        except OSError as error:
+            results.fail(name, str(error))
+        after = (results.passed, len(results.failed), len(results.skipped))
+        passed, failed, skipped = (b - a for a, b in zip(before, after))
+        if passed + failed + skipped == 0:
+            results.fail(f"{name}: counted no test")
+        say(f"   {passed} passed, {failed} failed, {skipped} skipped")
+    say(f"== {elapsed()} done")
+    for name, reason in results.skipped:
+        say(f"skipped: {name}: {reason}")
+    for name in results.failed:
+        say(f"failed: {name}")
+    say(f"{results.passed} passed, {len(results.failed)} failed, {len(results.skipped)} skipped")
+    return 1 if results.failed or results.passed == 0 else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
