@@ -12,6 +12,7 @@
 #include <atomic>
 #include <bit>
 #include <mutex>
+#include <string_view>
 
 namespace vm_accel::inline v0 {
 
@@ -31,6 +32,7 @@ template <class DirtyTracking = no_dirty_tracking, std::size_t Capacity = 64>
 class basic_region_map {
 public:
     using role = roles::guest_memory;
+    static constexpr std::string_view name = "region_map";
     static constexpr std::size_t capacity = Capacity;
 
     basic_region_map() = default;
@@ -159,6 +161,19 @@ public:
         for (std::size_t i = 0; i < used; ++i) {
             if (const auto run = read_slot(slots_[i])) f(*run);
         }
+    }
+
+    /// Facts for a diagnostic report: `out.fact(name, value)` for each.
+    template <class Report>
+    void report(Report& out) const {
+        std::uint64_t regions = 0;
+        std::uint64_t bytes = 0;
+        for_each([&](const host_run& run) {
+            ++regions;
+            bytes += run.bytes;
+        });
+        out.fact("regions", regions);
+        out.fact("bytes", bytes);
     }
 
 private:
