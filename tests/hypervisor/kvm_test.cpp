@@ -255,7 +255,7 @@ TEST_CASE("x86-64: real mode, MMIO and I/O ports", "[hypervisor][kvm]") {
     CHECK((general->rax & 0xff) == 0xff);
 }
 
-TEST_CASE("x86-64: a triple fault is a shutdown", "[hypervisor][kvm]") {
+TEST_CASE("x86-64: a triple fault ends run()", "[hypervisor][kvm]") {
     auto backend = kvm_model::open();
     if (!backend) return;
     auto vm = backend->create_vm();
@@ -273,7 +273,11 @@ TEST_CASE("x86-64: a triple fault is a shutdown", "[hypervisor][kvm]") {
     empty_bus bus;
     const auto ended = vcpu->run(bus);
     REQUIRE(ended);
-    CHECK(name_of(ended->reason) == "shutdown");
+    // KVM without hardware support for it (a paravirtual host) reports that it
+    // cannot emulate the fault; every other host reports the shutdown.
+    CAPTURE(name_of(ended->reason), ended->code);
+    const vcpu_exit not_emulated{exit_reason::not_emulated, 1, 0};
+    CHECK((ended->reason == exit_reason::shutdown || *ended == not_emulated));
 }
 
 TEST_CASE("x86-64: read-only memory reads as RAM and writes to the bus", "[hypervisor][kvm]") {
