@@ -71,6 +71,10 @@ public:
             out[i] = names[parts::order[i]];
         return out;
     }();
+    /// What a manager occupies beyond its backends (and their alignment), at most.
+    static constexpr std::size_t bytes_per_backend = 768;
+    static constexpr std::size_t bytes_fixed = 256;
+
     template <class Role>
     static constexpr bool has_role = parts::template has_role<Role>;
     template <class Backend>

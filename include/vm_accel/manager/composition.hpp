@@ -39,6 +39,9 @@ struct composition {
     using role_order = role_list<typename Backends::role...>;
     using backend_order = role_list<Backends...>;
 
+    /// Divides a position in a size-by-size table into row and column.
+    static constexpr std::size_t row = size == 0 ? 1 : size;
+
     template <std::size_t I>
     using at = std::tuple_element_t<I, std::tuple<Backends...>>;
 
@@ -70,8 +73,8 @@ struct composition {
     /// Whether every connect() between two backends has the documented shape.
     static constexpr bool connections_are_documented =
         []<std::size_t... IJ>(std::index_sequence<IJ...>) {
-            return ((!takes<IJ / size, IJ % size> ||
-                     offers::documented_connect<at<IJ / size>, at<IJ % size>>) &&
+            return ((!takes<IJ / row, IJ % row> ||
+                     offers::documented_connect<at<IJ / row>, at<IJ % row>>) &&
                     ...);
         }(std::make_index_sequence<size * size>{});
 
@@ -89,7 +92,7 @@ private:
 
     static constexpr matrix takes_matrix = []<std::size_t... IJ>(std::index_sequence<IJ...>) {
         matrix out{};
-        ((out[IJ / size][IJ % size] = takes<IJ / size, IJ % size>), ...);
+        ((out[IJ / row][IJ % row] = takes<IJ / row, IJ % row>), ...);
         return out;
     }(std::make_index_sequence<size * size>{});
 

@@ -1,0 +1,17 @@
+/// Asking a manager for a role that none of its backends has.
+// expect: no backend of this acceleration_manager has the role asked for
+#include <vm_accel/manager/acceleration_manager.hpp>
+
+using namespace vm_accel;
+
+namespace {
+
+struct ram {
+    using role = roles::guest_memory;
+    static constexpr std::string_view name = "ram";
+};
+
+} // namespace
+
+acceleration_manager<ram> manager;
+auto& wanted = manager.smmu();
