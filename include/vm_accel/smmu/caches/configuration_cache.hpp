@@ -1,0 +1,214 @@
+/// Decoded configurations: what an STE and its CD say, ready to use.
+///
+/// Each attachment has a slot that holds the current configuration, or is
+/// empty. Configurations are immutable, come from a fixed pool, and go back to
+/// it only after every guard that could have seen them has closed. An
+/// exhausted pool means uncached work, never a failure.
+#pragma once
+
+#include <vm_accel/smmu/caches/context_table.hpp>
+#include <vm_accel/smmu/vocabulary/fault.hpp>
+
+#include <array>
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <new>
+
+namespace vm_accel::inline v0 {
+
+/// One half of a stage-1 input space: what TTB0 or TTB1 translates.
+struct stage1_half {
+    std::uint64_t table = 0;      ///< address of the first-level table
+    std::uint8_t input_bits = 48; ///< 64 - TxSZ
+    std::uint8_t granule_bits = 12;
+    bool enabled = false;          ///< EPD clear
+    bool ignore_top_byte = false;  ///< TBI
+    bool flat_permissions = false; ///< HAD: table attributes are ignored
+};
+
+/// A stage-1 translation regime, decoded from a CD (IHI 0070, 5.4).
+struct stage1_regime {
+    std::array<stage1_half, 2> half{};
+    std::uint8_t output_bits = 44;        ///< effective IPS
+    bool access_flag_ignored = false;     ///< AFFD
+    bool write_execute_never = false;     ///< WXN
+    bool privileged_access_never = false; ///< PAN
+};
+
+/// How a stream's transactions are handled.
+enum class stream_mode : std::uint8_t {
+    abort,     ///< refused, without an event
+    bypass,    ///< the output is the input
+    translate, ///< stage 1
+};
+
+/// A stream's decoded configuration.
+struct stream_configuration {
+    stream_mode mode = stream_mode::abort;
+    silent_abort why = silent_abort::ste_abort; ///< for mode abort
+    bool record_faults = true;                  ///< CD.R
+    pa_range window{};
+    stage1_regime stage1{};
+    context_identity identity{};
+    /// Null = nothing of this configuration may be cached.
+    const translation_context* context = nullptr;
+
+    /// The address as the TLB and the walker see it: without an ignored top byte.
+    [[nodiscard]] std::uint64_t canonical(std::uint64_t address) const noexcept {
+        if (mode != stream_mode::translate) return address;
+        const bool upper = (address >> 55 & 1) != 0;
+        if (!stage1.half[upper ? 1 : 0].ignore_top_byte) return address;
+        constexpr std::uint64_t top_byte = std::uint64_t{0xff} << 56;
+        return upper ? address | top_byte : address & ~top_byte;
+    }
+};
+
+/// What a translator needs to know about the device that asks.
+struct translation_subject {
+    stream_id stream{};
+    pa_range window{};
+    bool managed = false;              ///< the STE is ignored, the window is seen one to one
+    std::atomic<bool> detached{false}; ///< refuse everything from now on
+};
+
+/// Names one emptiness of a slot: a publish with an older ticket fails.
+struct configuration_ticket {
+    std::uintptr_t word = 0;
+};
+
+/// A stream's place for its configuration. Holds a pointer, or an odd number
+/// that counts how often the slot was emptied.
+class configuration_slot {
+public:
+    /// The configuration, or null when there is none.
+    [[nodiscard]] const stream_configuration* get() const noexcept {
+        const std::uintptr_t word = word_.load(std::memory_order_acquire);
+        return (word & 1) != 0 ? nullptr : reinterpret_cast<const stream_configuration*>(word);
+    }
+    /// Before the first read of what the configuration is made from.
+    [[nodiscard]] configuration_ticket begin_fill() const noexcept {
+        return {word_.load(std::memory_order_seq_cst)};
+    }
+
+private:
+    friend class configuration_cache;
+    std::atomic<std::uintptr_t> word_{1};
+    std::uintptr_t emptied_ = 1; ///< guarded by the cache's lock
+};
+
+/// The pool behind all slots.
+///
+/// Threads: publish from any device thread (it never waits: it gives up when
+/// the cache is busy); empty, retire_* and sweeps from the control side.
+class configuration_cache {
+public:
+    [[nodiscard]] bool allocate(std::size_t configurations, std::size_t contexts,
+                                unsigned generation_bits) noexcept {
+        pool_.reset(new (std::nothrow) stream_configuration[configurations]);
+        links_.reset(new (std::nothrow) std::size_t[configurations]);
+        if (!pool_ || !links_ || !contexts_.allocate(contexts, generation_bits)) return false;
+        size_ = configurations;
+        for (std::size_t i = 0; i < size_; ++i)
+            push(free_, i);
+        return true;
+    }
+
+    /// Stores a decoded configuration and puts it into the slot, unless the
+    /// slot was emptied since the ticket was taken. Null = not cached: the
+    /// caller goes on with its own copy, whose `context` stays null.
+    [[nodiscard]] const stream_configuration*
+    publish(configuration_slot& slot, configuration_ticket ticket,
+            const stream_configuration& decoded) noexcept {
+        if ((ticket.word & 1) == 0) return nullptr;
+        const std::unique_lock lock{mutex_, std::try_to_lock};
+        if (!lock || free_ == none) return nullptr;
+        const translation_context* context = nullptr;
+        if (decoded.mode != stream_mode::abort) {
+            context = contexts_.intern(decoded.identity);
+            if (context == nullptr) return nullptr;
+        }
+        const std::size_t index = pop(free_);
+        pool_[index] = decoded;
+        pool_[index].context = context;
+        std::uintptr_t expected = ticket.word;
+        if (!slot.word_.compare_exchange_strong(expected,
+                                                reinterpret_cast<std::uintptr_t>(&pool_[index]),
+                                                std::memory_order_seq_cst)) {
+            if (context != nullptr) contexts_.release(context);
+            push(free_, index);
+            return nullptr;
+        }
+        return &pool_[index];
+    }
+
+    /// Empties a slot: later look-ups decode afresh, fills under way are dropped.
+    void empty(configuration_slot& slot) noexcept {
+        const std::lock_guard lock{mutex_};
+        slot.emptied_ += 2;
+        const std::uintptr_t old = slot.word_.exchange(slot.emptied_, std::memory_order_seq_cst);
+        if ((old & 1) == 0) {
+            push(retired_, static_cast<std::size_t>(
+                               reinterpret_cast<const stream_configuration*>(old) - pool_.get()));
+        }
+    }
+
+    /// A grace period starts. True = it carries what is retired now: when it has
+    /// ended, and only then, call grace_ended(). One grace period carries at a
+    /// time; what is retired later waits for the next.
+    [[nodiscard]] bool grace_started() noexcept {
+        const std::lock_guard lock{mutex_};
+        if (waiting_ != none || retired_ == none) return false;
+        waiting_ = retired_;
+        retired_ = none;
+        return true;
+    }
+    /// Every guard that was open when the carrying grace period started has closed.
+    void grace_ended() noexcept {
+        const std::lock_guard lock{mutex_};
+        while (waiting_ != none) {
+            const std::size_t index = pop(waiting_);
+            if (pool_[index].context != nullptr) contexts_.release(pool_[index].context);
+            push(free_, index);
+        }
+    }
+
+    /// Ages entries; see context_table::invalidate.
+    [[nodiscard]] bool invalidate(const invalidation_scope& scope) noexcept {
+        return contexts_.invalidate(scope);
+    }
+    [[nodiscard]] bool sweep_wanted() const noexcept { return contexts_.sweep_wanted(); }
+    /// Runs `empty_tlb` and makes retired contexts usable again.
+    template <class F>
+    void sweep(F&& empty_tlb) noexcept {
+        const std::lock_guard lock{mutex_};
+        empty_tlb();
+        contexts_.swept();
+    }
+
+private:
+    static constexpr std::size_t none = ~std::size_t{0};
+
+    void push(std::size_t& list, std::size_t index) noexcept {
+        links_[index] = list;
+        list = index;
+    }
+    [[nodiscard]] std::size_t pop(std::size_t& list) noexcept {
+        const std::size_t index = list;
+        list = links_[index];
+        return index;
+    }
+
+    std::mutex mutex_;
+    std::unique_ptr<stream_configuration[]> pool_;
+    std::unique_ptr<std::size_t[]> links_;
+    std::size_t size_ = 0;
+    std::size_t free_ = none;
+    std::size_t waiting_ = none;
+    std::size_t retired_ = none;
+    context_table contexts_;
+};
+
+} // namespace vm_accel::inline v0

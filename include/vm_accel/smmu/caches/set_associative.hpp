@@ -1,0 +1,225 @@
+/// A set-associative TLB with lock-free look-ups.
+#pragma once
+
+#include <vm_accel/smmu/caches/replacement.hpp>
+#include <vm_accel/smmu/caches/tlb_policy.hpp>
+
+#include <array>
+#include <atomic>
+#include <bit>
+
+namespace vm_accel::inline v0 {
+
+/// `Sets` x `Ways` entries. The set is chosen by the input address alone, so
+/// that entries of every context for an address are found by looking at one set
+/// per page size.
+///
+/// Each set is guarded by a sequence counter: odd while the set is written. A
+/// reader that sees the counter odd, or changed, takes a miss; it never waits
+/// and never uses a torn entry. A filler that finds the set busy drops its fill.
+template <std::size_t Sets, std::size_t Ways, replacement_policy Replacement = clock>
+class set_associative {
+    static_assert(std::has_single_bit(Sets), "Sets must be a power of two");
+    static_assert(Ways >= 1 && Ways <= 16, "Ways must be 1 to 16");
+
+public:
+    static constexpr bool lock_free_lookup = true;
+    static constexpr std::size_t capacity = Sets * Ways;
+
+    [[nodiscard]] std::optional<tlb_hit> lookup(const tlb_key& key) noexcept {
+        for (std::uint64_t sizes = key.page_sizes; sizes != 0; sizes &= sizes - 1) {
+            const auto size_log2 = static_cast<unsigned>(std::countr_zero(sizes));
+            set& s = set_of(key.address, size_log2);
+            const std::uint64_t wanted = address_word(key.address, size_log2);
+            const std::uint32_t before = s.sequence.load(std::memory_order_acquire);
+            unsigned matches = 0;
+            for (std::size_t w = 0; w < Ways; ++w) {
+                const bool same = s.address[w].load(std::memory_order_relaxed) == wanted &&
+                                  s.context[w].load(std::memory_order_relaxed) == key.context;
+                matches |= static_cast<unsigned>(same) << w;
+            }
+            if (matches == 0) continue;
+            const auto way = static_cast<unsigned>(std::countr_zero(matches));
+            const std::uint64_t output = s.output[way].load(std::memory_order_relaxed);
+            tlb_hit hit;
+            hit.host = s.host[way].load(std::memory_order_relaxed);
+            hit.output = output & ~low_bits;
+            hit.allowed = permissions{static_cast<unsigned>(output & 0x3f)};
+            hit.size_log2 = static_cast<std::uint8_t>(size_log2);
+            std::atomic_thread_fence(std::memory_order_acquire);
+            if (s.sequence.load(std::memory_order_relaxed) != before || (before & 1) != 0) {
+                return std::nullopt;
+            }
+            Replacement::touch(s.recency, way);
+            return hit;
+        }
+        return std::nullopt;
+    }
+
+    [[nodiscard]] fill_ticket begin_fill(const tlb_key&) const noexcept {
+        return {epoch_.load(std::memory_order_seq_cst)};
+    }
+
+    void fill(fill_ticket ticket, const tlb_entry& entry) noexcept {
+        // The size must be visible before the epoch is looked at: an
+        // invalidation bumps the epoch first and reads the sizes second.
+        note_size(entry);
+        set& s = set_of(entry.base, entry.size_log2);
+        std::uint32_t sequence = s.sequence.load(std::memory_order_relaxed);
+        if ((sequence & 1) != 0 || !s.sequence.compare_exchange_strong(sequence, sequence + 1,
+                                                                       std::memory_order_seq_cst)) {
+            return;
+        }
+        if (epoch_.load(std::memory_order_seq_cst) == ticket.epoch) {
+            write(s, choose_way(s, entry), entry);
+        }
+        s.sequence.store(sequence + 2, std::memory_order_seq_cst);
+    }
+
+    void invalidate(const invalidation_scope& scope) noexcept {
+        epoch_.fetch_add(1, std::memory_order_seq_cst);
+        const std::uint64_t sizes = sizes_.load(std::memory_order_seq_cst);
+        if (!scope.by_address() || pieces_.load(std::memory_order_seq_cst) ||
+            visits(scope, sizes) >= Sets) {
+            for (set& s : sets_)
+                remove_covered(s, scope);
+            return;
+        }
+        for (std::uint64_t rest = sizes; rest != 0; rest &= rest - 1) {
+            const auto size_log2 = static_cast<unsigned>(std::countr_zero(rest));
+            const std::uint64_t last = scope.last >> size_log2;
+            for (std::uint64_t page = scope.first >> size_log2;; ++page) {
+                remove_covered(set_of(page << size_log2, size_log2), scope);
+                if (page == last) break;
+            }
+        }
+    }
+
+private:
+    static constexpr std::uint64_t low_bits = 0xfff;
+
+    struct alignas(64) set {
+        std::atomic<std::uint32_t> sequence{0};
+        std::atomic<std::uint32_t> recency{0};
+        std::array<std::atomic<std::uint64_t>, Ways> address{}; ///< base, size and a valid bit
+        std::array<std::atomic<std::uint64_t>, Ways> context{};
+        std::array<std::atomic<std::byte*>, Ways> host{};
+        std::array<std::atomic<std::uint64_t>, Ways> output{}; ///< output and permissions
+        std::array<std::atomic<std::uint64_t>, Ways> tag{};    ///< what invalidations match
+    };
+
+    [[nodiscard]] static constexpr std::uint64_t address_word(std::uint64_t address,
+                                                              unsigned size_log2) noexcept {
+        return (address >> size_log2 << size_log2) | size_log2 << 1 | 1U;
+    }
+    [[nodiscard]] static constexpr std::uint64_t tag_word(const tlb_entry& entry) noexcept {
+        return std::uint64_t{raw(entry.tag.space)} | std::uint64_t{raw(entry.tag.vm)} << 16 |
+               static_cast<std::uint64_t>(entry.tag.world) << 32 |
+               std::uint64_t{entry.guest_size_log2} << 40 | std::uint64_t{entry.global} << 48;
+    }
+
+    [[nodiscard]] set& set_of(std::uint64_t address, unsigned size_log2) noexcept {
+        const std::uint64_t page = address >> size_log2;
+        return sets_[(page ^ page >> std::countr_zero(Sets)) & (Sets - 1)];
+    }
+
+    /// How many sets a by-address scope would visit, cut off at Sets.
+    [[nodiscard]] static std::uint64_t visits(const invalidation_scope& scope,
+                                              std::uint64_t sizes) noexcept {
+        std::uint64_t total = 0;
+        for (; sizes != 0 && total < Sets; sizes &= sizes - 1) {
+            const auto size_log2 = static_cast<unsigned>(std::countr_zero(sizes));
+            const std::uint64_t more = (scope.last >> size_log2) - (scope.first >> size_log2);
+            total = more >= Sets ? Sets : total + more + 1;
+        }
+        return total;
+    }
+
+    void note_size(const tlb_entry& entry) noexcept {
+        const std::uint64_t bit = std::uint64_t{1} << entry.size_log2;
+        if ((sizes_.load(std::memory_order_relaxed) & bit) == 0) {
+            sizes_.fetch_or(bit, std::memory_order_seq_cst);
+        }
+        if (entry.guest_size_log2 != entry.size_log2 && !pieces_.load(std::memory_order_relaxed)) {
+            pieces_.store(true, std::memory_order_seq_cst);
+        }
+    }
+
+    [[nodiscard]] unsigned choose_way(set& s, const tlb_entry& entry) noexcept {
+        const std::uint64_t word = address_word(entry.base, entry.size_log2);
+        unsigned empty = Ways;
+        for (unsigned w = 0; w < Ways; ++w) {
+            const std::uint64_t held = s.address[w].load(std::memory_order_relaxed);
+            if (held == 0) empty = empty == Ways ? w : empty;
+            // The same page of the same context, whatever its generation: the
+            // older entry can never be hit again, or is the same translation.
+            if (held == word &&
+                (s.context[w].load(std::memory_order_relaxed) ^ entry.context) >> 32 == 0) {
+                return w;
+            }
+        }
+        return empty != Ways ? empty : Replacement::victim(s.recency, Ways);
+    }
+
+    static void write(set& s, unsigned w, const tlb_entry& entry) noexcept {
+        constexpr auto order = std::memory_order_release; // never before the odd sequence
+        s.address[w].store(address_word(entry.base, entry.size_log2), order);
+        s.context[w].store(entry.context, order);
+        s.host[w].store(entry.host, order);
+        s.output[w].store((entry.output & ~low_bits) | entry.allowed.bits(), order);
+        s.tag[w].store(tag_word(entry), order);
+    }
+
+    [[nodiscard]] static bool covered(set& s, std::size_t w,
+                                      const invalidation_scope& scope) noexcept {
+        const std::uint64_t word = s.address[w].load(std::memory_order_relaxed);
+        if (word == 0) return false;
+        const std::uint64_t tag = s.tag[w].load(std::memory_order_relaxed);
+        tlb_entry entry;
+        entry.base = word & ~low_bits;
+        entry.context = s.context[w].load(std::memory_order_relaxed);
+        entry.tag.space = asid{static_cast<std::uint16_t>(tag)};
+        entry.tag.vm = vmid{static_cast<std::uint16_t>(tag >> 16)};
+        entry.tag.world = static_cast<stream_world>(tag >> 32 & 0xff);
+        entry.guest_size_log2 = static_cast<std::uint8_t>(tag >> 40 & 0x7f);
+        entry.global = (tag >> 48 & 1) != 0;
+        return entry.covered_by(scope);
+    }
+
+    /// Clears the entries of one set that the scope covers. A set being written
+    /// is waited for: its writer holds it for a few stores only.
+    static void remove_covered(set& s, const invalidation_scope& scope) noexcept {
+        std::uint32_t sequence = s.sequence.load(std::memory_order_seq_cst);
+        for (;;) {
+            if ((sequence & 1) == 0) {
+                bool any = false;
+                for (std::size_t w = 0; w < Ways; ++w)
+                    any = any || covered(s, w, scope);
+                std::atomic_thread_fence(std::memory_order_acquire);
+                const std::uint32_t now = s.sequence.load(std::memory_order_seq_cst);
+                if (now == sequence) {
+                    if (!any) return;
+                    if (s.sequence.compare_exchange_strong(sequence, sequence + 1,
+                                                           std::memory_order_seq_cst)) {
+                        break;
+                    }
+                    continue;
+                }
+            }
+            sequence = s.sequence.load(std::memory_order_seq_cst);
+        }
+        for (std::size_t w = 0; w < Ways; ++w) {
+            if (covered(s, w, scope)) s.address[w].store(0, std::memory_order_release);
+        }
+        s.sequence.store(sequence + 2, std::memory_order_seq_cst);
+    }
+
+    std::array<set, Sets> sets_{};
+    alignas(64) std::atomic<std::uint64_t> epoch_{0};
+    std::atomic<std::uint64_t> sizes_{0}; ///< page sizes ever filled
+    std::atomic<bool> pieces_{false};     ///< whether pages were ever cached in pieces
+};
+
+static_assert(tlb_policy<set_associative<16, 4>>);
+
+} // namespace vm_accel::inline v0

@@ -1,0 +1,83 @@
+/// What a TLB is to the SMMU: keys, entries, tickets, and the concept.
+#pragma once
+
+#include <vm_accel/core/address.hpp>
+#include <vm_accel/smmu/vocabulary/access.hpp>
+#include <vm_accel/smmu/vocabulary/invalidation.hpp>
+
+#include <concepts>
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+
+namespace vm_accel::inline v0 {
+
+/// What a look-up is for. `context` is the tag that context_table gives: two
+/// translations with different tags never hit each other's entries.
+struct tlb_key {
+    std::uint64_t address = 0;    ///< input address, canonical
+    std::uint64_t context = 0;    ///< index and generation of the context
+    std::uint64_t page_sizes = 0; ///< bit n: the context has entries of 2^n bytes
+};
+
+/// What a hit needs: where the entry's first byte lies and what is allowed.
+struct tlb_hit {
+    std::byte* host = nullptr; ///< null when the output is not RAM
+    std::uint64_t output = 0;  ///< physical address of the entry's first byte
+    permissions allowed{};
+    std::uint8_t size_log2 = 12;
+};
+
+/// One finished translation of 2^size_log2 bytes.
+///
+/// A guest page that crosses a window or region edge is cached in smaller
+/// pieces; `guest_size_log2` is then the page they came from, and an
+/// invalidation of any byte of that page removes every piece.
+struct tlb_entry {
+    std::uint64_t base = 0; ///< first input address, a multiple of the size
+    std::uint64_t context = 0;
+    std::byte* host = nullptr;
+    std::uint64_t output = 0;
+    translation_tag tag{};
+    permissions allowed{};
+    std::uint8_t size_log2 = 12;
+    std::uint8_t guest_size_log2 = 12;
+    bool global = false;
+
+    /// First input address of the guest's page.
+    [[nodiscard]] constexpr std::uint64_t guest_base() const noexcept {
+        return guest_size_log2 >= 64 ? 0 : base >> guest_size_log2 << guest_size_log2;
+    }
+    [[nodiscard]] constexpr bool covered_by(const invalidation_scope& scope) const noexcept {
+        const std::uint64_t size = guest_size_log2 >= 64 ? 0 : std::uint64_t{1} << guest_size_log2;
+        return scope.covers(tag, global, static_cast<std::uint32_t>(context >> 32), guest_base(),
+                            size);
+    }
+};
+
+/// Taken before a walk reads its first descriptor.
+struct fill_ticket {
+    std::uint64_t epoch = 0;
+};
+
+/// Caches finished translations; never walks tables.
+/// begin_fill() comes before the walk's first read; fill() is dropped if an
+/// invalidation that covers the entry began in between (a policy may also drop
+/// more: fills are never owed).
+/// After invalidate(s) returns, lookup() finds nothing inside s.
+/// A full TLB evicts one entry; it never flushes.
+/// Threads: any device thread may look up and fill; one thread invalidates at a
+/// time. lock_free_lookup says whether lookup() ever waits for another thread.
+template <class T>
+concept tlb_policy =
+    std::default_initializable<T> && requires(T tlb, const T& view, tlb_key key, tlb_entry entry,
+                                              fill_ticket ticket, invalidation_scope scope) {
+        { tlb.lookup(key) } noexcept -> std::same_as<std::optional<tlb_hit>>;
+        { tlb.begin_fill(key) } noexcept -> std::same_as<fill_ticket>;
+        { tlb.fill(ticket, entry) } noexcept -> std::same_as<void>;
+        { tlb.invalidate(scope) } noexcept -> std::same_as<void>;
+        { T::lock_free_lookup } -> std::convertible_to<bool>;
+        { T::capacity } -> std::convertible_to<std::size_t>;
+    };
+
+} // namespace vm_accel::inline v0

@@ -1,0 +1,60 @@
+/// A device behind the SMMU, as the VMM sees it.
+#pragma once
+
+#include <vm_accel/core/address.hpp>
+#include <vm_accel/core/fixed_text.hpp>
+#include <vm_accel/smmu/caches/configuration_cache.hpp>
+
+#include <cstddef>
+#include <cstdint>
+#include <string_view>
+
+namespace vm_accel::inline v0 {
+
+/// Longest device id, in bytes.
+inline constexpr std::size_t device_id_capacity = 63;
+
+using device_name = fixed_text<device_id_capacity>;
+
+/// How a device is attached. Fixed until it is detached.
+struct attach_options {
+    /// Ignore the guest's tables: the device sees its window one to one.
+    bool managed = false;
+};
+
+/// What a device is attached as.
+struct attachment_info {
+    device_name device_id{};
+    stream_id stream{};
+    bool attached = false;
+    pa_range window{}; ///< physical addresses that its DMA may reach
+    bool managed = false;
+};
+
+/// "NAME: StreamID 0x10, window 0x40000000 + 0x10000000"
+template <class Stream>
+    requires requires(Stream& out, std::string_view text) { out << text; }
+Stream& operator<<(Stream& out, const attachment_info& info) {
+    fixed_text<160> text{info.device_id.view()};
+    text.append(": StreamID ").append_number(raw(info.stream), 16).append(", window ");
+    text.append_number(raw(info.window.base), 16).append(" + ");
+    text.append_number(info.window.size, 16).append(info.managed ? ", managed" : "");
+    if (!info.attached) text.append(", detached");
+    out << text.view();
+    return out;
+}
+
+/// An attachment's own state. Lives until it is detached and has no port.
+struct attachment_record {
+    device_name device_id{};
+    translation_subject subject{};
+    configuration_slot slot{};
+    std::size_t ports = 0; ///< under the control lock
+
+    [[nodiscard]] attachment_info info() const noexcept {
+        return {device_id, subject.stream, !subject.detached.load(std::memory_order_relaxed),
+                subject.window, subject.managed};
+    }
+};
+
+} // namespace vm_accel::inline v0

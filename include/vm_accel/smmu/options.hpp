@@ -1,0 +1,48 @@
+/// What else an SMMU is built with: the last template parameter.
+#pragma once
+
+#include <vm_accel/smmu/control/quiescence.hpp>
+#include <vm_accel/smmu/vocabulary/features.hpp>
+
+#include <concepts>
+#include <cstddef>
+
+namespace vm_accel::inline v0 {
+
+/// Derive from this and hide what you want otherwise:
+/// `struct mine : default_smmu_options { using quiescence = single_threaded; };`
+struct default_smmu_options {
+    /// What the guest is offered.
+    static constexpr smmu_features features = stage1_features;
+    /// Who pays for CMD_SYNC waiting until device threads are done.
+    using quiescence = membarrier_quiescence;
+    /// Most dma_ports alive at once.
+    static constexpr std::size_t ports = 256;
+    /// Decoded configurations kept; streams beyond it work uncached.
+    static constexpr std::size_t configurations = 512;
+    /// Translation contexts kept; likewise.
+    static constexpr std::size_t contexts = 512;
+    /// Width of generations: smaller only to make them wrap in tests.
+    static constexpr unsigned generation_bits = 32;
+    /// Most commands that one MMIO access or poll() executes.
+    static constexpr unsigned commands_per_call = 256;
+};
+
+template <class O>
+concept smmu_options = requires {
+    { O::features } -> std::convertible_to<smmu_features>;
+    requires quiescence_policy<typename O::quiescence>;
+    { O::ports } -> std::convertible_to<std::size_t>;
+    { O::configurations } -> std::convertible_to<std::size_t>;
+    { O::contexts } -> std::convertible_to<std::size_t>;
+    { O::generation_bits } -> std::convertible_to<unsigned>;
+    { O::commands_per_call } -> std::convertible_to<unsigned>;
+    requires smmu_features { O::features }
+    .is_consistent();
+    requires O::generation_bits >= 2 && O::generation_bits <= 32;
+    requires O::ports > 0 && O::configurations > 0 && O::contexts > 0 && O::commands_per_call > 0;
+};
+
+static_assert(smmu_options<default_smmu_options>);
+
+} // namespace vm_accel::inline v0

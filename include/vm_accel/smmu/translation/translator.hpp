@@ -1,0 +1,229 @@
+/// How a DMA access becomes host memory. Read translate() top to bottom.
+#pragma once
+
+#include <vm_accel/guest/guest_memory.hpp>
+#include <vm_accel/guest/interrupt_sink.hpp>
+#include <vm_accel/smmu/caches/configuration_cache.hpp>
+#include <vm_accel/smmu/caches/tlb_policy.hpp>
+#include <vm_accel/smmu/translation/page_walker.hpp>
+#include <vm_accel/smmu/translation/stream_resolver.hpp>
+#include <vm_accel/smmu/vocabulary/fault.hpp>
+#include <vm_accel/smmu/vocabulary/outcome.hpp>
+
+#include <algorithm>
+#include <bit>
+#include <cstdint>
+
+namespace vm_accel::inline v0 {
+
+/// Translates accesses. Holds nothing of its own: the caches, memory and
+/// counters are handed in. Every call is made inside an open guard.
+template <smmu_features F, tlb_policy Tlb, guest_memory Memory, interrupt_sink Sink>
+class translator {
+public:
+    translator(Tlb& tlb, configuration_cache& configurations, Memory& memory, Sink& sink) noexcept
+        : tlb_(tlb), configurations_(configurations), memory_(memory), sink_(sink) {}
+
+    /// Translates one access. `registers()` gives stream_table_registers, and
+    /// is called on a configuration miss only. On a fault, `fault` says all
+    /// that the event record needs. Lock-free; a hit takes no atomic write but
+    /// the replacement policy's hint and the caller's counters.
+    template <class Registers, class Counters>
+    [[nodiscard]] outcome translate(const translation_subject& subject, configuration_slot& slot,
+                                    const transaction& asked, Registers&& registers,
+                                    Counters& counters, translation_fault& fault) noexcept {
+        const stream_configuration* configuration = slot.get();
+        stream_configuration uncached;
+        if (configuration == nullptr) [[unlikely]] {
+            const configuration_ticket ticket = slot.begin_fill();
+            const auto failed = decode(subject, registers, uncached);
+            if (failed) {
+                counters.unresolved.add();
+                return refuse(subject, asked, *failed, fault);
+            }
+            configuration = configurations_.publish(slot, ticket, uncached);
+            if (configuration == nullptr) configuration = &uncached;
+        }
+        if (configuration->mode == stream_mode::abort) [[unlikely]] {
+            counters.unresolved.add();
+            return refuse(subject, asked, configuration->why, fault);
+        }
+
+        const std::uint64_t address = configuration->canonical(raw(asked.address));
+        const unsigned needed =
+            permissions::needed(asked.kind, asked.privileged, asked.instruction);
+        if (configuration->context != nullptr) [[likely]] {
+            const translation_context& context = *configuration->context;
+            const auto hit = tlb_.lookup({address, context.tag(), context.page_sizes()});
+            if (hit) [[likely]] {
+                counters.hits.add();
+                if (!hit->allowed.allow(needed)) [[unlikely]] {
+                    return refuse_walk(subject, asked, *configuration,
+                                       walk_result::fault(spec::event_id::F_PERMISSION), fault);
+                }
+                const std::uint64_t size = std::uint64_t{1} << hit->size_log2;
+                return deliver(*hit, address & (size - 1), size, asked.length);
+            }
+        }
+        counters.misses.add();
+        return miss(subject, *configuration, asked, address, needed, fault);
+    }
+
+    /// The same without caches: reads what is in memory now, stores nothing.
+    template <class Registers>
+    [[nodiscard]] outcome probe(const translation_subject& subject, const transaction& asked,
+                                Registers&& registers, translation_fault& fault) noexcept {
+        stream_configuration configuration;
+        if (const auto failed = decode(subject, registers, configuration)) {
+            return refuse(subject, asked, *failed, fault);
+        }
+        if (configuration.mode == stream_mode::abort) {
+            return refuse(subject, asked, configuration.why, fault);
+        }
+        return miss(subject, configuration, asked, configuration.canonical(raw(asked.address)),
+                    permissions::needed(asked.kind, asked.privileged, asked.instruction), fault);
+    }
+
+private:
+    /// What is configured for the device at this moment.
+    template <class Registers>
+    [[nodiscard]] std::optional<resolve_fault> decode(const translation_subject& subject,
+                                                      Registers& registers,
+                                                      stream_configuration& out) noexcept {
+        if (subject.detached.load(std::memory_order_acquire)) {
+            out = refused_stream(silent_abort::detached);
+            return std::nullopt;
+        }
+        if (subject.managed) {
+            out = untranslated(stream_world::managed, subject.window, false);
+            return std::nullopt;
+        }
+        return resolve_stream<F>(memory_, registers(), subject.stream, subject.window, out);
+    }
+
+    /// Walks the tables, checks, and fills the TLB. The ticket comes before
+    /// the tag, and both before the first descriptor is read.
+    [[nodiscard]] outcome miss(const translation_subject& subject,
+                               const stream_configuration& configuration, const transaction& asked,
+                               std::uint64_t address, unsigned needed,
+                               translation_fault& fault) noexcept {
+        const translation_context* const context = configuration.context;
+        const fill_ticket ticket = tlb_.begin_fill({address, 0, 0});
+        const std::uint64_t tag = context != nullptr ? context->tag() : 0;
+
+        walk_result leaf;
+        if (configuration.mode == stream_mode::bypass) {
+            if (address >> F.output_bits != 0) {
+                leaf = walk_result::fault(spec::event_id::F_ADDR_SIZE);
+            } else {
+                leaf.size_log2 = static_cast<std::uint8_t>(F.output_bits);
+                leaf.allowed = permissions::all();
+                leaf.global = true;
+            }
+        } else {
+            leaf = walk_stage1(configuration.stage1, address, [this](std::uint64_t at) noexcept {
+                return memory_.load64(pa{at});
+            });
+        }
+        if (!leaf.event && !leaf.allowed.allow(needed)) {
+            leaf.event = spec::event_id::F_PERMISSION;
+        }
+        if (leaf.event) return refuse_walk(subject, asked, configuration, leaf, fault);
+
+        tlb_entry entry;
+        const silent_abort refused = place(leaf, address, configuration.window, entry);
+        if (refused != silent_abort::none) return refuse(subject, asked, refused, fault);
+        entry.allowed = leaf.allowed;
+        entry.global = leaf.global;
+        entry.guest_size_log2 = leaf.size_log2;
+        const std::uint64_t size = std::uint64_t{1} << entry.size_log2;
+        if (context != nullptr) {
+            entry.context = tag;
+            entry.tag = configuration.identity.tag;
+            context->note_page_size(entry.size_log2);
+            tlb_.fill(ticket, entry);
+        }
+        return deliver({entry.host, entry.output, entry.allowed, entry.size_log2},
+                       address & (size - 1), size, asked.length);
+    }
+
+    /// Finds the largest piece around the address that lies inside the window
+    /// and one memory region, or is not memory at all.
+    [[nodiscard]] silent_abort place(const walk_result& leaf, std::uint64_t address,
+                                     pa_range window, tlb_entry& entry) noexcept {
+        const std::uint64_t leaf_size = std::uint64_t{1} << leaf.size_log2;
+        const pa output{leaf.output_base + (address & (leaf_size - 1))};
+        const bool doorbell = sink_.is_doorbell(output);
+        // A doorbell is no memory: a write there is a message, wherever the window is.
+        if (!doorbell && !window.contains(output)) return silent_abort::outside_window;
+
+        const std::optional<host_run> run = doorbell ? std::nullopt : memory_.find(output);
+        for (std::uint8_t size_log2 = leaf.size_log2;; size_log2 = next_smaller(size_log2)) {
+            const std::uint64_t size = std::uint64_t{1} << size_log2;
+            const pa base{raw(output) & ~(size - 1)};
+            const bool in_memory = run && pa_range{run->base, run->bytes}.contains(base, size);
+            // Windows and regions are 4 KiB aligned, so the smallest piece
+            // always fits; what is not RAM is cached in smallest pieces.
+            if (size_log2 == 12 || (in_memory && window.contains(base, size))) {
+                entry.base = address & ~(size - 1);
+                entry.output = raw(base);
+                entry.size_log2 = size_log2;
+                entry.host = in_memory ? run->host + (raw(base) - raw(run->base)) : nullptr;
+                return silent_abort::none;
+            }
+        }
+    }
+
+    /// The next size to try when a page crosses an edge. Few sizes, because a
+    /// look-up probes each size that a context has.
+    [[nodiscard]] static constexpr std::uint8_t next_smaller(std::uint8_t size_log2) noexcept {
+        return size_log2 > 30 ? 30 : size_log2 > 21 ? 21 : 12;
+    }
+
+    [[nodiscard]] static outcome deliver(const tlb_hit& hit, std::uint64_t offset,
+                                         std::uint64_t size, std::uint64_t length) noexcept {
+        const std::uint64_t usable = std::min(length, size - offset);
+        const pa address{hit.output + offset};
+        if (hit.host == nullptr) [[unlikely]]
+            return outcome::mmio(address, usable);
+        return outcome::span(hit.host + offset, usable, address);
+    }
+
+    [[nodiscard]] static outcome refuse(const translation_subject& subject,
+                                        const transaction& asked, silent_abort why,
+                                        translation_fault& fault) noexcept {
+        fault = {};
+        fault.silent = why;
+        fault.stream = subject.stream;
+        fault.access_made = asked;
+        return outcome::refused({}, why);
+    }
+    [[nodiscard]] static outcome refuse(const translation_subject& subject,
+                                        const transaction& asked, const resolve_fault& why,
+                                        translation_fault& fault) noexcept {
+        fault = {};
+        fault.event = why.event;
+        fault.stream = subject.stream;
+        fault.access_made = asked;
+        fault.fetch_address = why.fetch_address;
+        fault.record = why.record;
+        return outcome::refused(why.event, silent_abort::none);
+    }
+    [[nodiscard]] static outcome refuse_walk(const translation_subject& subject,
+                                             const transaction& asked,
+                                             const stream_configuration& configuration,
+                                             const walk_result& walk,
+                                             translation_fault& fault) noexcept {
+        const resolve_fault why{*walk.event, walk.fetch_address, configuration.record_faults};
+        const outcome answer = refuse(subject, asked, why, fault);
+        if (*walk.event == spec::event_id::F_WALK_EABT) fault.cls = spec::fault_class::TT;
+        return answer;
+    }
+
+    Tlb& tlb_;
+    configuration_cache& configurations_;
+    Memory& memory_;
+    Sink& sink_;
+};
+
+} // namespace vm_accel::inline v0
