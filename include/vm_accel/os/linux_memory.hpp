@@ -29,6 +29,7 @@ namespace vm_accel::inline v0::os {
 struct linux_memory {
     static constexpr std::string_view name = "linux";
     static constexpr bool can_bind = true;
+    static constexpr bool is_this_system = true;
     /// The most nodes that a Linux kernel can be configured for.
     static constexpr unsigned max_nodes = 1024;
 

@@ -67,18 +67,22 @@ inline constexpr int page_unknown = -2;
 /// map() gives zeroed memory without touching it; populate() gives a range real
 /// pages and keeps its contents; page_nodes() stores, for each page_bytes()-page from
 /// `address` on, `stride` bytes apart, the node it lies on, page_absent or page_unknown.
+/// `is_this_system` tells whether node numbers mean this machine's nodes; a
+/// described topology is then of no use for binding.
 /// policy_of() is the kernel's view of a binding, for comparison.
 /// free_bytes(n) is what node n can give without swapping; an estimate.
+/// Copies stand for the same platform.
 /// Threads: calls about disjoint ranges are independent.
 /// Errors: `unsupported` (no such call or feature), `permission_denied`
 /// (refused), `exhausted`, `invalid_argument` (absent or excluded node).
 template <class T>
 concept memory_platform =
-    std::default_initializable<T> &&
+    std::default_initializable<T> && std::copyable<T> &&
     requires(T t, const mapping_request& request, const raw_mapping& mapping, std::byte* address,
              std::uint64_t bytes, unsigned node, bind_mode mode, std::span<int> nodes) {
         { T::name } -> std::convertible_to<std::string_view>;
         { T::can_bind } -> std::convertible_to<bool>;
+        { T::is_this_system } -> std::convertible_to<bool>;
         { t.page_bytes() } noexcept -> std::same_as<std::uint64_t>;
         { t.huge_page_bytes() } noexcept -> std::same_as<std::uint64_t>;
         { t.map(request) } noexcept -> std::same_as<result<raw_mapping>>;
@@ -95,6 +99,7 @@ concept memory_platform =
 struct unsupported_memory {
     static constexpr std::string_view name = "unsupported";
     static constexpr bool can_bind = false;
+    static constexpr bool is_this_system = true;
 
     [[nodiscard]] std::uint64_t page_bytes() const noexcept { return 4096; }
     [[nodiscard]] std::uint64_t huge_page_bytes() const noexcept { return 2u << 20; }

@@ -1,0 +1,278 @@
+/// Guest RAM on the NUMA nodes where it belongs, and proof of it.
+///
+/// allocate() tells the whole story: plan, map, bind, advise, populate, check.
+/// What the kernel refuses is recorded in the region, and is an error only if
+/// the request is strict.
+#pragma once
+
+#include <vm_accel/core/detection.hpp>
+#include <vm_accel/core/result.hpp>
+#include <vm_accel/core/roles.hpp>
+#include <vm_accel/numa/guest_ram_request.hpp>
+#include <vm_accel/numa/prefault.hpp>
+#include <vm_accel/numa/ram_binding.hpp>
+#include <vm_accel/numa/ram_planning.hpp>
+#include <vm_accel/numa/ram_region.hpp>
+#include <vm_accel/numa/strategy.hpp>
+#include <vm_accel/os/memory.hpp>
+#include <vm_accel/os/threads.hpp>
+#include <vm_accel/topology/load.hpp>
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <mutex>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+namespace vm_accel::inline v0 {
+
+/// Threads: any member may be called by any thread at any time, but for init(),
+/// which must return before a reference from topology() is used. Regions outlive
+/// the allocator.
+template <numa_strategy Strategy, os::memory_platform Memory = os::native_memory,
+          os::thread_platform Threads = os::native_threads>
+class numa_allocator {
+public:
+    using role = roles::memory;
+    using strategy_type = Strategy;
+    using region_type = basic_ram_region<Memory>;
+    static constexpr std::string_view name = "numa_allocator";
+
+    numa_allocator() = default;
+    explicit numa_allocator(Memory memory, Threads threads = {}) noexcept
+        : memory_(std::move(memory)), threads_(std::move(threads)) {}
+    numa_allocator(const numa_allocator&) = delete;
+    numa_allocator& operator=(const numa_allocator&) = delete;
+
+    /// What this machine has. Keeps nothing.
+    [[nodiscard]] static detection detect() noexcept {
+        const result<cpu_topology>& topology = shared_topology();
+        if (!topology) return {false, topology.error().cause};
+        fixed_text<160> text;
+        text.append_number(topology->memory_node_count()).append(" NUMA nodes with memory");
+        if (!Memory::can_bind) text.append("; memory cannot be bound here");
+        if (!topology->is_this_system()) text.append("; described, not this system");
+        return {Memory::can_bind && topology->memory_node_count() != 0, text};
+    }
+
+    /// Loads this machine's topology and takes every node with memory into use.
+    /// Errors: already_initialized, unavailable, and those of load_topology.
+    [[nodiscard]] result<> init() noexcept {
+        if (is_initialized()) return already_initialized();
+        const result<cpu_topology>& topology = shared_topology();
+        if (!topology) return fail(topology);
+        return init(*topology);
+    }
+    /// The same with a topology that is at hand already.
+    [[nodiscard]] result<> init(cpu_topology topology) noexcept {
+        const std::lock_guard lock{mutex_};
+        if (initialized_) return already_initialized();
+        if (topology.memory_node_count() == 0) return numa_planning::no_memory_node();
+        topology_ = std::move(topology);
+        for (unsigned i = 0; i < topology_.nodes.size(); ++i)
+            if (topology_.nodes[i].memory_bytes != 0) memory_nodes_.push_back(i);
+        nodes_in_use_ = memory_nodes_.size();
+        initialized_ = true;
+        return {};
+    }
+    [[nodiscard]] bool is_initialized() const noexcept {
+        const std::lock_guard lock{mutex_};
+        return initialized_;
+    }
+
+    /// Places memory on the first `nodes` nodes that have any, from now on.
+    /// Errors: not_initialized, invalid_argument (0), out_of_range (more than
+    /// there are); what was in force then stays.
+    [[nodiscard]] result<> enable(unsigned nodes) noexcept {
+        const std::lock_guard lock{mutex_};
+        if (!initialized_) return not_initialized();
+        if (nodes == 0)
+            return fail(errc::invalid_argument, "numa: 0 nodes asked for",
+                        "ask for at least 1, or call disable()");
+        if (nodes > memory_nodes_.size())
+            return fail(errc::out_of_range,
+                        fixed_text<160>{"numa: "}
+                            .append_number(nodes)
+                            .append(" nodes asked for, ")
+                            .append_number(memory_nodes_.size())
+                            .append(" have memory that this process may use"),
+                        "ask for fewer nodes, or widen the process's cpuset");
+        nodes_in_use_ = nodes;
+        return {};
+    }
+    /// Leaves placement to the kernel, from now on. Errors: not_initialized.
+    [[nodiscard]] result<> disable() noexcept {
+        const std::lock_guard lock{mutex_};
+        if (!initialized_) return not_initialized();
+        nodes_in_use_ = 0;
+        return {};
+    }
+    [[nodiscard]] bool is_enabled() const noexcept {
+        const std::lock_guard lock{mutex_};
+        return nodes_in_use_ != 0;
+    }
+    /// The nodes in use, by the operating system's numbers.
+    [[nodiscard]] std::vector<unsigned> nodes_in_use() const {
+        std::vector<unsigned> numbers;
+        for (const unsigned node : current_nodes())
+            numbers.push_back(topology_.nodes[node].os_index);
+        return numbers;
+    }
+
+    /// The topology that init() loaded, empty before. It never changes after.
+    [[nodiscard]] const cpu_topology& topology() const noexcept { return topology_; }
+
+    /// What the strategy makes of a request now, by the nodes' free memory; nodes
+    /// are indices into topology(). Nothing is allocated. Errors: as allocate().
+    [[nodiscard]] result<memory_plan> plan(const guest_ram_request& request) noexcept {
+        if (!is_initialized()) return not_initialized();
+        const result<std::uint64_t> total = total_of(request, memory_.page_bytes());
+        if (!total) return fail(total);
+        const std::vector<unsigned> nodes = current_nodes();
+        const auto questions =
+            ram_planning::questions_of(request, *total, topology_, nodes, local_node());
+        if (!questions) return fail(questions);
+        if (nodes.empty()) return ram_planning::unplaced(*questions);
+        return Strategy{}.plan(
+            ram_planning::take_stock(memory_, topology_, nodes, granule_of(request)), *questions);
+    }
+
+    /// Guest RAM. Not strict: whatever placement the kernel grants is good enough
+    /// and is told in the region's chunks. Strict: every binding is enforced,
+    /// advice accepted, and prefaulted pages lie where they should, or it fails.
+    /// Errors: not_initialized; invalid_argument (sizes); out_of_range (a host
+    /// node not in use); exhausted (no address space; strict: no room on the
+    /// nodes); unsupported (memfd); strict: also unsupported, permission_denied,
+    /// mismatch. Nothing stays allocated after an error.
+    [[nodiscard]] result<region_type> allocate(const guest_ram_request& request) noexcept {
+        const result<memory_plan> planned = plan(request);
+        if (!planned) return fail(planned);
+        if (request.strict) {
+            if (const result<> room = ram_binding::check_room(*planned); !room) return fail(room);
+        }
+        std::vector<ram_chunk> chunks = ram_planning::lay_out(*planned, topology_);
+        const bool huge = request.huge_pages != huge_page_use::none;
+        const result<os::raw_mapping> mapped =
+            memory_.map({chunks.back().offset + chunks.back().bytes,
+                         huge ? memory_.huge_page_bytes() : 0, request.memfd});
+        if (!mapped) return fail(mapped);
+        for (ram_chunk& chunk : chunks)
+            chunk.binding = bind(mapped->address + chunk.offset, chunk);
+        for (ram_chunk& chunk : chunks) {
+            if (huge)
+                chunk.huge_pages =
+                    ram_binding::advise(memory_, mapped->address + chunk.offset, chunk.bytes);
+        }
+        if (request.prefault_threads != 0) populate(mapped->address, chunks, request);
+        region_type region{memory_, *mapped, std::move(chunks)};
+        if (request.strict) {
+            if (const result<> kept = ram_binding::check_grants(region.chunks()); !kept)
+                return fail(kept);
+            const bool placed = request.prefault_threads != 0;
+            if (const result<> kept = placed ? ram_binding::check_placement(region) : result<>{};
+                !kept)
+                return fail(kept);
+        }
+        count(region);
+        return region;
+    }
+
+    /// Facts for a diagnostic report: `out.fact(name, value)` for each.
+    template <class Report>
+    void report(Report& out) const {
+        const std::lock_guard lock{mutex_};
+        out.fact("strategy", std::string_view{Strategy::name});
+        out.fact("nodes with memory", memory_nodes_.size());
+        out.fact("nodes in use", nodes_in_use_);
+        out.fact("regions allocated", regions_);
+        out.fact("bytes allocated", bytes_);
+        out.fact("chunks bound, enforced", enforced_);
+        out.fact("chunks bound, preferred", preferred_);
+        out.fact("chunks not bound", denied_);
+        if (!last_denial_.empty()) out.fact("last refusal", last_denial_.view());
+    }
+
+private:
+    [[nodiscard]] static tl::unexpected<error> already_initialized() noexcept {
+        return fail(errc::already_initialized, "numa: init() was called before", "call it once");
+    }
+    [[nodiscard]] static tl::unexpected<error> not_initialized() noexcept {
+        return fail(errc::not_initialized, "numa: the topology is not loaded", "call init() first");
+    }
+
+    [[nodiscard]] std::vector<unsigned> current_nodes() const {
+        const std::lock_guard lock{mutex_};
+        return {memory_nodes_.begin(),
+                memory_nodes_.begin() + static_cast<std::ptrdiff_t>(nodes_in_use_)};
+    }
+
+    /// Chunks end on huge pages whether or not these are asked for, so that the
+    /// kernel's own huge pages fit.
+    [[nodiscard]] std::uint64_t granule_of(const guest_ram_request& request) noexcept {
+        if (request.huge_pages != huge_page_use::none) return memory_.huge_page_bytes();
+        return std::max<std::uint64_t>(memory_.page_bytes(), 2u << 20);
+    }
+
+    /// The node of the CPU that the caller runs on; the first where none is known.
+    [[nodiscard]] unsigned local_node() noexcept {
+        if (!ram_planning::means_this_system<Memory>(topology_)) return 0;
+        const result<unsigned> number = threads_.current_cpu();
+        const unsigned cpu = number ? topology_.find_cpu(*number) : no_index;
+        if (cpu == no_index || topology_.cpus[cpu].node == no_index) return 0;
+        return topology_.cpus[cpu].node;
+    }
+
+    [[nodiscard]] grant bind(std::byte* address, const ram_chunk& chunk) noexcept {
+        if (chunk.mode == os::bind_mode::none) return {};
+        if (!ram_planning::means_this_system<Memory>(topology_))
+            return {grant_state::refused, "the topology is a description, not this system's"};
+        return ram_binding::bind(memory_, address, chunk.bytes, chunk.node, chunk.mode);
+    }
+
+    void populate(std::byte* address, std::vector<ram_chunk>& chunks,
+                  const guest_ram_request& request) noexcept {
+        const bool known = ram_planning::means_this_system<Memory>(topology_);
+        std::vector<prefault_range> ranges;
+        for (const ram_chunk& chunk : chunks) {
+            const unsigned node = known ? topology_.find_node(chunk.node) : no_index;
+            ranges.push_back({address + chunk.offset, chunk.bytes, chunk.node,
+                              ram_planning::cpus_near(topology_, node)});
+        }
+        prefault<Memory, Threads> work{memory_, threads_, ranges, request.prefault_threads,
+                                       granule_of(request)};
+        const std::vector<grant> grants = work.run();
+        for (std::size_t i = 0; i < chunks.size(); ++i)
+            chunks[i].prefault = grants[i];
+    }
+
+    void count(const region_type& region) noexcept {
+        const std::lock_guard lock{mutex_};
+        ++regions_;
+        bytes_ += region.bytes();
+        for (const ram_chunk& chunk : region.chunks()) {
+            enforced_ += chunk.binding.state == grant_state::enforced ? 1 : 0;
+            preferred_ += chunk.binding.state == grant_state::preferred ? 1 : 0;
+            if (!chunk.binding.is_denied()) continue;
+            ++denied_;
+            last_denial_ = chunk.binding.cause;
+        }
+    }
+
+    [[no_unique_address]] Memory memory_{};
+    [[no_unique_address]] Threads threads_{};
+    mutable std::mutex mutex_{};
+    bool initialized_ = false;
+    cpu_topology topology_{};
+    std::vector<unsigned> memory_nodes_{}; ///< indices of nodes that have memory
+    std::size_t nodes_in_use_ = 0;         ///< the first so many of them; 0 is off
+    std::uint64_t regions_ = 0;
+    std::uint64_t bytes_ = 0;
+    std::uint64_t enforced_ = 0;
+    std::uint64_t preferred_ = 0;
+    std::uint64_t denied_ = 0;
+    fixed_text<160> last_denial_{};
+};
+
+} // namespace vm_accel::inline v0

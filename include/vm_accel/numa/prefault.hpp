@@ -1,0 +1,164 @@
+/// Giving guest RAM its pages: in parallel, by threads on the node they are for.
+#pragma once
+
+#include <vm_accel/core/result.hpp>
+#include <vm_accel/numa/grant.hpp>
+#include <vm_accel/os/cpu_set.hpp>
+#include <vm_accel/os/memory_platform.hpp>
+#include <vm_accel/os/thread_platform.hpp>
+#include <vm_accel/os/worker_thread.hpp>
+
+#include <algorithm>
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <vector>
+
+namespace vm_accel::inline v0 {
+
+/// A range to populate, and the CPUs that are near its memory.
+struct prefault_range {
+    std::byte* address = nullptr;
+    std::uint64_t bytes = 0;
+    unsigned node = 0;  ///< ranges of one node share threads
+    os::cpu_set cpus{}; ///< empty: populate from any CPU
+};
+
+/// How many of `threads` serve a node that has `bytes` of `total`: its share, but
+/// at least one, and no more than it has granules.
+[[nodiscard]] constexpr unsigned threads_for(std::uint64_t bytes, std::uint64_t total,
+                                             unsigned threads, std::uint64_t granule) noexcept {
+    if (bytes == 0 || total == 0) return 0;
+    const std::uint64_t step = std::max<std::uint64_t>(granule, 1);
+    const std::uint64_t most = bytes / step + (bytes % step != 0 ? 1 : 0);
+    const auto share = static_cast<std::uint64_t>(
+        static_cast<double>(bytes) / static_cast<double>(total) * threads + 0.5);
+    return static_cast<unsigned>(std::clamp<std::uint64_t>(share, 1, most));
+}
+
+/// Populates every range and returns one grant for each: enforced, preferred
+/// (populated, but not from the node's CPUs) or what refused it. All threads are
+/// placed before the first page is touched. A thread that cannot be started has
+/// its work done by the caller, unplaced.
+template <os::memory_platform Memory, os::thread_platform Threads>
+class prefault {
+public:
+    prefault(Memory& memory, const Threads& threads, std::span<const prefault_range> ranges,
+             unsigned thread_count, std::uint64_t granule) noexcept
+        : memory_(memory),
+          threads_(threads),
+          ranges_(ranges),
+          granule_(std::max<std::uint64_t>(granule, 1)) {
+        std::uint64_t total = 0;
+        for (const prefault_range& range : ranges)
+            total += range.bytes;
+        for (std::size_t i = 0; i < ranges.size(); ++i) {
+            const bool seen = std::any_of(
+                ranges.begin(), ranges.begin() + static_cast<std::ptrdiff_t>(i),
+                [&](const prefault_range& other) { return other.node == ranges[i].node; });
+            if (seen) continue;
+            std::uint64_t bytes = 0;
+            for (const prefault_range& range : ranges)
+                bytes += range.node == ranges[i].node ? range.bytes : 0;
+            const unsigned count = threads_for(bytes, total, std::max(thread_count, 1u), granule_);
+            for (unsigned k = 0; k < count; ++k)
+                jobs_.push_back({*this, ranges[i].node, ranges[i].cpus, k, count});
+        }
+        for (job& j : jobs_)
+            j.failures.resize(ranges.size());
+    }
+    prefault(const prefault&) = delete;
+    prefault& operator=(const prefault&) = delete;
+
+    [[nodiscard]] std::size_t thread_count() const noexcept { return jobs_.size(); }
+
+    [[nodiscard]] std::vector<grant> run() noexcept {
+        std::vector<os::worker_thread> workers(jobs_.size());
+        unsigned started = 0;
+        for (std::size_t i = 0; i < jobs_.size(); ++i) {
+            if (const result<> done = workers[i].start(jobs_[i]); done) {
+                ++started;
+            } else {
+                jobs_[i].placement = done;
+                jobs_[i].by_caller = true;
+            }
+        }
+        // The barrier: nobody touches a page before everybody is placed.
+        for (unsigned n = ready_.load(); n != started; n = ready_.load())
+            ready_.wait(n);
+        open_.store(true);
+        open_.notify_all();
+        for (job& j : jobs_)
+            if (j.by_caller) j.populate();
+        for (os::worker_thread& worker : workers)
+            worker.join();
+        std::vector<grant> grants(ranges_.size());
+        for (std::size_t r = 0; r < ranges_.size(); ++r)
+            grants[r] = grant_of(r);
+        return grants;
+    }
+
+private:
+    struct job {
+        prefault& owner;
+        unsigned node;
+        os::cpu_set cpus;
+        unsigned index; ///< this is thread `index` of `count` on the node
+        unsigned count;
+        bool by_caller = false;
+        result<> placement{};
+        std::vector<std::optional<error>> failures{}; ///< by range
+
+        void operator()() noexcept {
+            if (!cpus.empty()) placement = owner.threads_.pin_current_thread(cpus);
+            owner.ready_.fetch_add(1);
+            owner.ready_.notify_one();
+            owner.open_.wait(false);
+            populate();
+        }
+
+        void populate() noexcept {
+            for (std::size_t r = 0; r < owner.ranges_.size(); ++r) {
+                const prefault_range& range = owner.ranges_[r];
+                if (range.node != node) continue;
+                const std::uint64_t first = cut(range.bytes, index);
+                const std::uint64_t last = cut(range.bytes, index + 1);
+                if (first == last) continue;
+                const result<> done = owner.memory_.populate(range.address + first, last - first);
+                if (!done) failures[r] = done.error();
+            }
+        }
+
+        /// Where piece `n` of a range starts: on a granule, the last at its end.
+        [[nodiscard]] std::uint64_t cut(std::uint64_t bytes, unsigned n) const noexcept {
+            if (n == count) return bytes;
+            const std::uint64_t granules = bytes / owner.granule_;
+            return granules / count * owner.granule_ * n +
+                   granules % count * n / count * owner.granule_;
+        }
+    };
+
+    [[nodiscard]] grant grant_of(std::size_t r) const noexcept {
+        grant given = grant::enforced();
+        for (const job& j : jobs_) {
+            if (j.node != ranges_[r].node) continue;
+            if (j.failures[r]) return grant::denied(*j.failures[r]);
+            if (!j.placement) given = grant::preferred(j.placement.error().cause);
+        }
+        if (ranges_[r].cpus.empty() && given.state == grant_state::enforced)
+            return grant::preferred("populated from any CPU: the node's CPUs are not known");
+        return given;
+    }
+
+    Memory& memory_;
+    const Threads& threads_;
+    std::span<const prefault_range> ranges_;
+    std::uint64_t granule_;
+    std::vector<job> jobs_{};
+    std::atomic<unsigned> ready_{0};
+    std::atomic<bool> open_{false};
+};
+
+} // namespace vm_accel::inline v0
