@@ -1,0 +1,307 @@
+/// Boots an unmodified arm64 Linux kernel under KVM, with a disk behind an SMMUv3.
+///
+/// Everything that makes it a VMM is in this folder; everything that makes it
+/// fast and safe comes from the library: guest RAM on the right NUMA nodes, vCPU
+/// threads on the right CPUs, KVM, and the SMMU that the guest's own driver
+/// programs. The disk reaches guest memory through its port of the SMMU only.
+#include "device_tree.hpp"
+#include "doorbell.hpp"
+#include "guest_bus.hpp"
+#include "injector.hpp"
+#include "kernel_image.hpp"
+#include "machine_map.hpp"
+#include "options.hpp"
+#include "pl011.hpp"
+#include "run_report.hpp"
+#include "smmu_lines.hpp"
+#include "vcpu_threads.hpp"
+#include "virtio_disk.hpp"
+
+#include <vm_accel/affinity/affinity.hpp>
+#include <vm_accel/affinity/linux_platform.hpp>
+#include <vm_accel/guest/region_map.hpp>
+#include <vm_accel/hypervisor/kvm.hpp>
+#include <vm_accel/manager/acceleration_manager.hpp>
+#include <vm_accel/numa/local_first.hpp>
+#include <vm_accel/numa/numa_allocator.hpp>
+#include <vm_accel/smmu/caches/set_associative.hpp>
+#include <vm_accel/smmu/host/bitmap_streams.hpp>
+#include <vm_accel/smmu/smmu.hpp>
+
+#include <pthread.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <cstdio>
+#include <fstream>
+#include <iostream>
+#include <string>
+#include <thread>
+#include <vector>
+
+namespace linux_vmm {
+namespace {
+
+using namespace vm_accel;
+
+/// What accelerates this machine.
+using guest_smmu = smmu<set_associative<256, 4>, bitmap_streams<0x10000>, region_map, smmu_lines>;
+using guest_ram = numa_allocator<local_first>;
+using guest_affinity = affinity<linux_platform>;
+using acceleration = acceleration_manager<region_map, guest_affinity, guest_ram, guest_smmu, kvm>;
+
+enum exit_status {
+    powered_off = 0,
+    failed = 1,
+    wrong_usage = 2,
+    timed_out = 3,
+    ended_otherwise = 4
+};
+
+/// Prints an error and ends the program: nothing of the guest runs yet.
+[[noreturn]] void give_up(const error& why) {
+    std::cerr << "linux_kvm_arm64: " << why << '\n';
+    std::exit(failed);
+}
+void need(const result<>& done) {
+    if (!done) give_up(done.error());
+}
+template <class T>
+    requires(!std::is_void_v<T>)
+[[nodiscard]] T need(result<T>&& made) {
+    if (!made) give_up(made.error());
+    return std::move(*made);
+}
+
+/// Standard output, whole pieces, no buffer in between.
+void print(std::string_view text) noexcept {
+    while (!text.empty()) {
+        const ssize_t n = ::write(STDOUT_FILENO, text.data(), text.size());
+        if (n < 0 && errno == EINTR) continue;
+        if (n <= 0) return;
+        text.remove_prefix(static_cast<std::size_t>(n));
+    }
+}
+
+/// The guest node of each vCPU: the one whose RAM lies on its CPU's host node.
+std::vector<std::uint32_t> nodes_of_vcpus(const vcpu_plan& plan, const ram_region& ram) {
+    std::vector<std::uint32_t> nodes;
+    for (const vcpu_assignment& vcpu : plan.assignments) {
+        std::uint32_t node = 0;
+        for (const ram_chunk& chunk : ram.chunks())
+            if (chunk.node == vcpu.node) node = chunk.guest_node;
+        nodes.push_back(node);
+    }
+    return nodes;
+}
+
+/// The guest's view of memory: one range per guest node, distances as the host has them.
+void describe_memory(machine_description& machine, const ram_region& ram, unsigned nodes,
+                     const cpu_topology& host) {
+    std::vector<unsigned> host_node(nodes, 0);
+    for (const ram_chunk& chunk : ram.chunks())
+        host_node[chunk.guest_node] = host.find_node(chunk.node);
+    for (unsigned node = 0; node < nodes; ++node) {
+        const auto [offset, bytes] = ram.guest_node(node);
+        machine.memories.push_back({{offset_by(machine_map::ram_base, offset), bytes}, node});
+    }
+    if (nodes == 1) return;
+    for (unsigned from = 0; from < nodes; ++from)
+        for (unsigned to = 0; to < nodes; ++to)
+            machine.distances.push_back(host.distance(host_node[from], host_node[to]));
+}
+
+// --- the parts of the report
+
+std::vector<run_report::vcpu> describe_vcpus(const vcpu_plan& plan,
+                                             const std::vector<vcpu_pin>& pins,
+                                             const machine_description& machine) {
+    std::vector<run_report::vcpu> out;
+    for (const vcpu_assignment& planned : plan.assignments) {
+        run_report::vcpu v{thread_name(planned.vcpu),
+                           planned.cpu,
+                           {},
+                           machine.vcpu_nodes[planned.vcpu],
+                           std::string{planned.reason.view()}};
+        for (const vcpu_pin& pin : pins) {
+            if (pin.vcpu != planned.vcpu) continue;
+            if (pin.failure) {
+                v.reason = pin.failure->cause.view();
+            } else {
+                v.cpu = pin.requested_cpu; // what was read back is just that
+            }
+        }
+        out.push_back(std::move(v));
+    }
+    return out;
+}
+
+std::vector<run_report::memory> describe_placement(const ram_region& ram) {
+    std::vector<run_report::memory> out;
+    const result<placement_report> placement = ram.placement();
+    for (std::size_t i = 0; i < ram.chunks().size(); ++i) {
+        const ram_chunk& chunk = ram.chunks()[i];
+        run_report::memory m{raw(machine_map::ram_base) + chunk.offset,
+                             chunk.bytes,
+                             chunk.guest_node,
+                             chunk.node,
+                             0,
+                             0,
+                             std::string{chunk.reason.view()}};
+        if (placement) {
+            m.pages = placement->chunks[i].present();
+            m.pages_on_node = placement->chunks[i].local();
+        } else {
+            m.reason = placement.error().cause.view();
+        }
+        out.push_back(std::move(m));
+    }
+    return out;
+}
+
+void describe_smmu(run_report& report, const smmu_statistics& stats, const smmu_lines& lines) {
+    report.smmu = {{"commands", stats.commands},
+                   {"translations", stats.translations},
+                   {"hits", stats.hits},
+                   {"misses", stats.misses},
+                   {"events", stats.events},
+                   {"faults", stats.faults},
+                   {"interrupts", stats.interrupts},
+                   {"msi_messages", stats.msi_messages}};
+    report.hit_rate = stats.hit_rate();
+    for (std::size_t i = 0; i < wired_interrupt_count; ++i) {
+        const auto line = static_cast<wired_interrupt>(i);
+        report.lines.emplace_back(name_of(line), lines.pulses(line));
+    }
+}
+
+int run(const options& wanted) {
+    // --- what the guest is made of
+    const std::vector<std::byte> kernel = need(load_file(wanted.kernel));
+    const std::vector<std::byte> initrd = need(load_file(wanted.initrd));
+    const disk_file storage = need(disk_file::open(wanted.disk));
+    const image_header header = need(parse_image_header(kernel));
+    const std::uint64_t ram_bytes = wanted.memory_mib << 20;
+    const load_plan where =
+        need(plan_loading(header, initrd.size(), machine_map::ram_base, ram_bytes));
+
+    // --- the library's parts, set up in the order they need
+    smmu_lines lines;
+    acceleration host;
+    host.smmu().connect(lines);
+    need(host.setup_full_acceleration({.vcpus = 0, .numa_nodes = wanted.numa_nodes}));
+    const vcpu_policy policy = wanted.numa_nodes > 1 ? vcpu_policy::spread : vcpu_policy::compact;
+    const vcpu_plan plan = need(host.vcpus().configure(wanted.vcpus, policy));
+
+    // --- RAM: on its nodes, known to the SMMU and to KVM
+    guest_ram_request request;
+    request.prefault_threads = wanted.numa_nodes;
+    request.split.assign(wanted.numa_nodes, {ram_bytes / wanted.numa_nodes, any_node});
+    const ram_region ram = need(host.memory().allocate(request));
+    const pa_range ram_range{machine_map::ram_base, ram_bytes};
+    need(host.smmu().add_memory(ram_range.base, ram.data(), ram_bytes));
+    kvm_vm vm = need(host.hypervisor().create_vm());
+    need(vm.add_memory(ram_range.base, ram.data(), ram_bytes));
+
+    // --- processors and interrupts
+    std::vector<kvm_vcpu> vcpus;
+    for (unsigned i = 0; i < wanted.vcpus; ++i)
+        vcpus.push_back(need(vm.create_vcpu(i)));
+    need(vm.create_gic_v3(machine_map::gic_distributor.base, machine_map::gic_redistributors,
+                          wanted.vcpus));
+    need(vm.finish_gic());
+    need(lines.open(vm));
+
+    // --- devices: console, disk behind the SMMU, and two devices gone wrong
+    const auto line_to = [&vm](unsigned spi) {
+        return [&vm, spi](bool level) noexcept { static_cast<void>(vm.set_spi(spi, level)); };
+    };
+    const auto attach = [&](std::string_view device, std::uint32_t stream) {
+        static_cast<void>(need(host.smmu().attach_device(device, ram_range, stream_id{stream})));
+        return need(host.smmu().make_port(device));
+    };
+    const doorbell bell = need(doorbell::create());
+    const auto wake_io = [&bell]() noexcept { bell.ring(); };
+    pl011 uart{print, line_to(machine_map::uart_spi)};
+    virtio_disk disk{attach("disk", machine_map::disk_stream), storage,
+                     line_to(machine_map::disk_spi), wake_io};
+    using port = guest_smmu::port;
+    std::vector<dma_source<port>> rogues;
+    rogues.push_back({"unmapped", machine_map::disk_stream, need(host.smmu().make_port("disk"))});
+    rogues.push_back({"no-level-2-table", machine_map::tableless_stream,
+                      attach("rogue-far", machine_map::tableless_stream)});
+    rogues.push_back({"aborting-ste", machine_map::aborting_stream,
+                      attach("rogue-near", machine_map::aborting_stream)});
+    injector rogue{std::move(rogues), host.guest_memory(),
+                   offset_by(machine_map::ram_base, ram_bytes / 2),
+                   [](const injection& i) noexcept { print(line_of(i) + '\n'); }};
+    guest_bus bus{uart, host.smmu(), disk, wanted.inject ? &rogue : nullptr, wake_io};
+
+    // --- kernel, initial file system and device tree into RAM
+    machine_description machine;
+    machine.vcpu_nodes = nodes_of_vcpus(plan, ram);
+    describe_memory(machine, ram, wanted.numa_nodes, host.topology());
+    machine.command_line = wanted.command_line;
+    machine.initrd = where.initrd;
+    machine.initrd_bytes = where.initrd_bytes;
+    const std::vector<std::byte> tree = need(build_device_tree(machine));
+    if (!host.guest_memory().write(where.kernel, kernel) ||
+        !host.guest_memory().write(where.initrd, initrd) ||
+        !host.guest_memory().write(where.device_tree, tree)) {
+        give_up({errc::out_of_range, 0, "the guest's RAM does not hold its files", "give more"});
+    }
+    need(arm64::set_boot_registers(vcpus[0], where.kernel, where.device_tree));
+
+    // --- the I/O thread serves the disk, and what the SMMU puts off
+    std::atomic<bool> stopping{false};
+    std::thread io{[&] {
+        ::pthread_setname_np(::pthread_self(), "disk-io");
+        while (!stopping.load()) {
+            bell.wait();
+            while (host.smmu().poll()) {}
+            disk.serve();
+        }
+    }};
+
+    // --- the guest runs
+    vcpu_threads processors{vcpus};
+    const guest_end end = processors.run(
+        bus, [&](unsigned vcpu) { static_cast<void>(host.vcpus().pin_current_thread(vcpu)); },
+        wanted.timeout_seconds);
+    stopping = true;
+    bell.ring();
+    io.join();
+    uart.flush();
+
+    // --- what happened
+    run_report report;
+    report.ended = end.text();
+    report.vcpus = describe_vcpus(plan, host.vcpus().pins(), machine);
+    report.memories = describe_placement(ram);
+    describe_smmu(report, host.smmu().stats(), lines);
+    report.disk = disk.statistics();
+    report.injections = rogue.done();
+    report.acceleration = host.diagnostic_report();
+    print("\n" + to_table(report));
+    if (!wanted.report.empty() && !(std::ofstream{wanted.report} << to_json(report))) {
+        std::cerr << "linux_kvm_arm64: " << wanted.report << ": cannot be written\n";
+        return failed;
+    }
+    if (!report.all_refused()) return failed;
+    return end.powered_off() ? powered_off : end.timed_out ? timed_out : ended_otherwise;
+}
+
+} // namespace
+} // namespace linux_vmm
+
+int main(int count, char** arguments) {
+    using namespace linux_vmm;
+    const auto wanted =
+        parse_options(std::span<const char* const>{arguments, arguments + count}.subspan(1));
+    if (!wanted || wanted->help) {
+        if (!wanted) std::cerr << wanted.error() << "\n\n";
+        (wanted ? std::cout : std::cerr) << usage;
+        return wanted ? powered_off : wrong_usage;
+    }
+    return run(*wanted);
+}

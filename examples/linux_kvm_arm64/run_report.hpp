@@ -1,0 +1,170 @@
+/// What happened, for people and for programs.
+#pragma once
+
+#include "block_requests.hpp"
+#include "injector.hpp"
+#include "vcpu_threads.hpp"
+
+#include <vm_accel/guest/interrupt_sink.hpp>
+#include <vm_accel/manager/diagnostic_report.hpp>
+
+#include <cstdint>
+#include <optional>
+#include <sstream>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+namespace linux_vmm {
+
+/// Everything the report says, as plain data.
+struct run_report {
+    struct vcpu {
+        std::string thread;
+        unsigned planned_cpu = 0;
+        std::optional<unsigned> cpu; ///< read back from the kernel; empty: not pinned
+        unsigned guest_node = 0;
+        std::string reason; ///< of the plan, or why it is not pinned
+    };
+    struct memory {
+        std::uint64_t base = 0, bytes = 0;
+        unsigned guest_node = 0;
+        unsigned node = 0;       ///< host node planned
+        std::uint64_t pages = 0; ///< that exist, as the kernel counts them
+        std::uint64_t pages_on_node = 0;
+        std::string reason;
+    };
+    /// Numbers of the SMMU, in the order in which they are shown.
+    using numbers = std::vector<std::pair<std::string_view, std::uint64_t>>;
+
+    std::string ended;
+    std::vector<vcpu> vcpus;
+    std::vector<memory> memories;
+    numbers smmu;
+    double hit_rate = 0;
+    numbers lines; ///< edges given to the guest, by line
+    block_statistics disk;
+    std::vector<injection> injections;
+    vm_accel::diagnostic_report acceleration;
+
+    [[nodiscard]] bool all_refused() const noexcept {
+        for (const injection& i : injections)
+            if (!i.refused()) return false;
+        return true;
+    }
+};
+
+[[nodiscard]] inline std::string_view verdict(unsigned attempts, unsigned refused) noexcept {
+    return attempts != 0 && attempts == refused ? "refused" : "completed";
+}
+
+/// "INJECT unmapped stream 0x10 read refused write refused"
+[[nodiscard]] inline std::string line_of(const injection& i) {
+    std::ostringstream out;
+    out << "INJECT " << i.name << " stream 0x" << std::hex << i.stream << std::dec << " read "
+        << verdict(i.reads, i.reads_refused) << " write " << verdict(i.writes, i.writes_refused);
+    return out.str();
+}
+
+[[nodiscard]] inline std::string to_table(const run_report& report) {
+    std::ostringstream out;
+    out << "guest: " << report.ended << '\n';
+    for (const auto& v : report.vcpus) {
+        out << v.thread << ": CPU ";
+        if (v.cpu) {
+            out << *v.cpu;
+        } else {
+            out << "any (not pinned)";
+        }
+        out << ", planned " << v.planned_cpu << ", guest node " << v.guest_node << ": " << v.reason
+            << '\n';
+    }
+    for (const auto& m : report.memories) {
+        out << "RAM 0x" << std::hex << m.base << std::dec << ": " << (m.bytes >> 20)
+            << " MiB of guest node " << m.guest_node << ": " << m.pages_on_node << " of " << m.pages
+            << " pages on node " << m.node << ": " << m.reason << '\n';
+    }
+    out << "SMMU:";
+    for (const auto& [name, value] : report.smmu)
+        out << ' ' << name << ' ' << value << ',';
+    out << " hit rate " << report.hit_rate << '\n' << "SMMU interrupts:";
+    for (const auto& [name, value] : report.lines)
+        out << ' ' << name << ' ' << value;
+    out << "\ndisk: " << report.disk.reads << " reads (" << report.disk.bytes_read << " bytes), "
+        << report.disk.writes << " writes (" << report.disk.bytes_written << " bytes), "
+        << report.disk.flushes << " flushes, " << report.disk.errors << " errors\n";
+    for (const injection& i : report.injections)
+        out << line_of(i) << ": " << (i.refused() ? "" : "NOT ") << "refused\n";
+    out << report.acceleration.to_table();
+    return out.str();
+}
+
+[[nodiscard]] inline std::string to_json(const run_report& report) {
+    using vm_accel::report_text::append_json;
+    using vm_accel::report_text::of_number;
+    std::string out = "{\"ended\":";
+    append_json(out, report.ended);
+    const auto number = [&](std::string_view name, std::uint64_t value) {
+        append_json(out += ',', name);
+        out += ':' + std::to_string(value);
+    };
+    const auto text = [&](std::string_view name, std::string_view value) {
+        append_json(out += ',', name);
+        append_json(out += ':', value);
+    };
+    const auto list = [&](std::string_view name, const auto& items, auto&& write) {
+        append_json(out += ',', name);
+        out += ":[";
+        for (std::size_t i = 0; i < items.size(); ++i) {
+            out += i == 0 ? "{" : ",{";
+            write(items[i]);
+            out += '}';
+        }
+        out += ']';
+    };
+    list("vcpus", report.vcpus, [&](const run_report::vcpu& v) {
+        append_json(out += "\"thread\":", v.thread);
+        out += ",\"cpu\":" + (v.cpu ? std::to_string(*v.cpu) : std::string{"null"});
+        number("planned_cpu", v.planned_cpu);
+        number("guest_node", v.guest_node);
+        text("reason", v.reason);
+    });
+    list("memory", report.memories, [&](const run_report::memory& m) {
+        out += "\"base\":" + std::to_string(m.base);
+        number("bytes", m.bytes);
+        number("guest_node", m.guest_node);
+        number("node", m.node);
+        number("pages", m.pages);
+        number("pages_on_node", m.pages_on_node);
+        text("reason", m.reason);
+    });
+    out += ",\"smmu\":{\"hit_rate\":" + of_number(report.hit_rate);
+    for (const auto& [name, value] : report.smmu)
+        number(name, value);
+    out += '}';
+    list("smmu_lines", report.lines, [&](const auto& line) {
+        append_json(out += "\"name\":", line.first);
+        number("edges", line.second);
+    });
+    out += ",\"disk\":{\"reads\":" + std::to_string(report.disk.reads);
+    number("writes", report.disk.writes);
+    number("flushes", report.disk.flushes);
+    number("errors", report.disk.errors);
+    number("bytes_read", report.disk.bytes_read);
+    number("bytes_written", report.disk.bytes_written);
+    out += '}';
+    list("injections", report.injections, [&](const injection& i) {
+        append_json(out += "\"name\":", i.name);
+        number("stream", i.stream);
+        number("reads", i.reads);
+        number("reads_refused", i.reads_refused);
+        number("writes", i.writes);
+        number("writes_refused", i.writes_refused);
+        out += i.refused() ? ",\"refused\":true" : ",\"refused\":false";
+    });
+    out += ",\"acceleration\":" + report.acceleration.to_json() + "}\n";
+    return out;
+}
+
+} // namespace linux_vmm

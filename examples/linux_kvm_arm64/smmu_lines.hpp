@@ -1,0 +1,53 @@
+/// The SMMU's interrupts, delivered to the guest's GIC.
+#pragma once
+
+#include "machine_map.hpp"
+
+#include <vm_accel/core/counter.hpp>
+#include <vm_accel/guest/interrupt_sink.hpp>
+#include <vm_accel/hypervisor/kvm.hpp>
+
+#include <array>
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <utility>
+
+namespace linux_vmm {
+
+/// Models interrupt_sink: each wired line is an edge on an SPI, given through an
+/// irqfd, so that neither the SMMU nor a device thread waits for the hypervisor.
+/// This machine has no interrupt translation service, hence no doorbell.
+class smmu_lines {
+public:
+    /// Opens the lines of `vm`, whose GIC is finished. Before that, and if it
+    /// fails, edges are counted and lost. Errors: those of kvm_vm::irqfd.
+    [[nodiscard]] vm_accel::result<> open(vm_accel::kvm_vm& vm) noexcept {
+        for (unsigned i = 0; i < lines_.size(); ++i) {
+            auto line = vm.irqfd(machine_map::smmu_first_spi + i);
+            if (!line) return vm_accel::fail(line);
+            lines_[i] = std::move(*line);
+        }
+        return {};
+    }
+
+    void pulse(vm_accel::wired_interrupt which) noexcept {
+        const auto i = static_cast<std::size_t>(which);
+        pulses_[i].fetch_add(1, std::memory_order_relaxed);
+        if (lines_[i]) vm_accel::os::signal_event(lines_[i]);
+    }
+    [[nodiscard]] bool is_doorbell(pa) noexcept { return false; }
+    [[nodiscard]] bool signal_msi(vm_accel::stream_id, pa, std::uint32_t) noexcept { return false; }
+
+    [[nodiscard]] std::uint64_t pulses(vm_accel::wired_interrupt which) const noexcept {
+        return pulses_[static_cast<std::size_t>(which)].load(std::memory_order_relaxed);
+    }
+
+private:
+    std::array<vm_accel::os::descriptor, vm_accel::wired_interrupt_count> lines_{};
+    std::array<std::atomic<std::uint64_t>, vm_accel::wired_interrupt_count> pulses_{};
+};
+
+static_assert(vm_accel::interrupt_sink<smmu_lines>);
+
+} // namespace linux_vmm
