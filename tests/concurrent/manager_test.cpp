@@ -27,6 +27,10 @@ struct slow_nodes {
     }
     bool is_initialized() const noexcept { return initialized; }
     result<> enable(unsigned nodes) noexcept {
+        changing.store(true);
+        while (held.load())
+            std::this_thread::yield();
+        if (nodes > 1000) return fail(errc::out_of_range, "1000 nodes", "ask for fewer");
         count = nodes;
         for (unsigned& node : spread)
             node = nodes;
@@ -44,6 +48,8 @@ struct slow_nodes {
 
     std::atomic<bool> entered{false};
     std::atomic<bool> released{false};
+    std::atomic<bool> changing{false};
+    std::atomic<bool> held{false};
     unsigned set_ups = 0;
     bool initialized = false;
     unsigned count = 0;
@@ -59,9 +65,9 @@ struct quick_device {
         return {};
     }
     bool is_initialized() const noexcept { return initialized; }
-    void report(report_section& section) const { section.fact("set-ups", set_ups); }
+    void report(report_section& section) const { section.fact("set-ups", set_ups.load()); }
 
-    unsigned set_ups = 0;
+    std::atomic<unsigned> set_ups{0};
     bool initialized = false;
 };
 
@@ -69,7 +75,8 @@ struct quick_device {
 
 TEST_CASE("a report does not wait for a set-up in progress") {
     acceleration_manager<quick_device, slow_nodes> manager;
-    std::thread setting_up{[&] { CHECK(manager.setup_full_acceleration()); }};
+    result<> set_up{};
+    std::thread setting_up{[&] { set_up = manager.setup_full_acceleration(); }};
     while (!manager.memory().entered.load())
         std::this_thread::yield();
 
@@ -80,6 +87,7 @@ TEST_CASE("a report does not wait for a set-up in progress") {
 
     manager.memory().released.store(true);
     setting_up.join();
+    CHECK(set_up);
     const diagnostic_report after = manager.diagnostic_report();
     CHECK(after.all_up());
     CHECK(after.find("memory")->find<bool>("whole") == true);
@@ -99,7 +107,63 @@ TEST_CASE("set-up asked for by several threads happens once, and all see it done
         thread.join();
     CHECK(up.load() == 4);
     CHECK(manager.memory().set_ups == 1);
-    CHECK(manager.smmu().set_ups == 1);
+    CHECK(manager.smmu().set_ups.load() == 1);
+}
+
+TEST_CASE("set-up and changes go one after the other, whichever backends they concern") {
+    acceleration_manager<quick_device, slow_nodes> manager;
+    manager.memory().released.store(true);
+    manager.memory().held.store(true);
+    result<> enabled{};
+    result<> set_up{};
+    std::thread first{[&] { enabled = manager.enable_numa(5); }};
+    while (!manager.memory().changing.load())
+        std::this_thread::yield();
+    std::atomic<bool> started{false};
+    std::thread second{[&] {
+        started.store(true);
+        set_up = manager.init_smmu();
+    }};
+    while (!started.load())
+        std::this_thread::yield();
+    for (int i = 0; i < 1000; ++i) // lets the second come as far as it may
+        std::this_thread::yield();
+    CHECK(manager.smmu().set_ups.load() == 0);
+    manager.memory().held.store(false);
+    first.join();
+    second.join();
+    CHECK(enabled);
+    CHECK(set_up);
+    CHECK(manager.smmu().set_ups.load() == 1);
+}
+
+TEST_CASE("a refused change that waited for another leaves what the other made") {
+    acceleration_manager<slow_nodes> manager;
+    manager.memory().released.store(true);
+    manager.memory().held.store(true);
+    result<> first_done{};
+    result<> second_done{};
+    std::thread first{[&] { first_done = manager.enable_numa(5); }};
+    while (!manager.memory().changing.load())
+        std::this_thread::yield();
+    std::atomic<bool> started{false};
+    std::thread second{[&] {
+        started.store(true);
+        second_done = manager.enable_numa(1001);
+    }};
+    while (!started.load())
+        std::this_thread::yield();
+    for (int i = 0; i < 1000; ++i) // lets the second come as far as it may
+        std::this_thread::yield();
+    manager.memory().held.store(false);
+    first.join();
+    second.join();
+    CHECK(first_done);
+    CHECK_FALSE(second_done);
+    const diagnostic_report report = manager.diagnostic_report();
+    CHECK(report.find("memory")->state == backend_state::up);
+    CHECK(report.find("memory")->find<std::uint64_t>("nodes") == 5u);
+    CHECK(report.find("memory")->failure.has_value());
 }
 
 TEST_CASE("reports and questions during changes see whole states only") {
