@@ -110,8 +110,10 @@ private:
         std::vector<std::size_t> order;
         for (std::size_t i = 0; left != 0 && i < entries.size(); ++i)
             order.push_back(i);
-        std::stable_sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) {
-            return entries[a].room - share[a] > entries[b].room - share[b];
+        std::sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) {
+            const std::uint64_t room_a = entries[a].room - share[a];
+            const std::uint64_t room_b = entries[b].room - share[b];
+            return room_a != room_b ? room_a > room_b : a < b;
         });
         for (bool progress = true; left != 0 && progress;) {
             progress = false;

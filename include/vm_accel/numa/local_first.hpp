@@ -66,9 +66,11 @@ private:
         std::vector<unsigned> order;
         for (unsigned i = 0; i < topology.nodes.size(); ++i)
             order.push_back(i);
-        std::stable_sort(order.begin(), order.end(), [&](unsigned a, unsigned b) {
+        std::sort(order.begin(), order.end(), [&](unsigned a, unsigned b) {
             if ((a == from) != (b == from)) return a == from;
-            return topology.distance(from, a) < topology.distance(from, b);
+            const std::uint32_t to_a = topology.distance(from, a);
+            const std::uint32_t to_b = topology.distance(from, b);
+            return to_a != to_b ? to_a < to_b : a < b;
         });
         return order;
     }
