@@ -18,7 +18,7 @@ using namespace vm_accel;
 // throws the value away when its compare-and-swap fails. ThreadSanitizer calls
 // that a race, and it is Boost's own; ours are still reported.
 extern "C" const char* __tsan_default_suppressions();
-extern "C" const char* __tsan_default_suppressions() { return "race:^boost::lockfree::\n"; }
+extern "C" const char* __tsan_default_suppressions() { return "race:boost/lockfree/\n"; }
 
 namespace {
 
