@@ -315,6 +315,23 @@ public:
         total.interrupts = interrupts_.load(std::memory_order_relaxed);
         return total;
     }
+    /// Facts for a diagnostic report: `out.fact(name, value)` for each.
+    template <class Report>
+    void report(Report& out) const {
+        const smmu_statistics total = stats();
+        out.fact("devices", attached_device_count());
+        out.fact("translations", total.translations);
+        out.fact("hits", total.hits);
+        out.fact("misses", total.misses);
+        out.fact("hit rate", total.hit_rate());
+        out.fact("faults", total.faults);
+        out.fact("commands", total.commands);
+        out.fact("events", total.events);
+        out.fact("events dropped", total.events_dropped);
+        out.fact("interrupts", total.interrupts);
+        out.fact("MSI messages", total.msi_messages);
+        out.fact("guards cost a fence", is_quiescence_degraded());
+    }
     /// Whether guards cost a fence because the kernel refused membarrier(2).
     [[nodiscard]] bool is_quiescence_degraded() const noexcept { return guards_.is_degraded(); }
     /// Whether a CMD_SYNC waits for guards to close.
