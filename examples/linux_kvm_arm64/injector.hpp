@@ -41,19 +41,29 @@ struct injection {
     }
 };
 
-/// Searches all guest RAM for `marker` at 8-byte steps.
-[[nodiscard]] inline bool is_in_ram(const vm_accel::region_map& ram,
-                                    const std::array<std::uint64_t, 8>& marker) noexcept {
+/// What a write tries to leave: one word, over and over.
+using dma_marker = std::array<std::uint64_t, 32>;
+
+/// Whether `word` is in guest RAM: at any 8-byte step in the page at `target`, at
+/// 64-byte steps everywhere else, which finds every run of 64 bytes and more.
+[[nodiscard]] inline bool is_in_ram(const vm_accel::region_map& ram, std::uint64_t word,
+                                    pa target) noexcept {
     bool found = false;
     ram.for_each([&](const vm_accel::host_run& run) {
         const std::span words{reinterpret_cast<std::uint64_t*>(run.host),
                               static_cast<std::size_t>(run.bytes / 8)};
-        for (std::size_t i = 0; i < words.size() && !found; ++i) {
-            // Any one word is enough: a write that was cut short has changed RAM, too.
-            const std::uint64_t word =
-                std::atomic_ref<std::uint64_t>{words[i]}.load(std::memory_order_relaxed);
-            if (word == marker[0] || word == marker[7]) found = true;
+        const auto look = [&](std::size_t first, std::size_t end, std::size_t step) noexcept {
+            for (std::size_t i = first; i < end && !found; i += step) {
+                found = std::atomic_ref<std::uint64_t>{words[i]}.load(std::memory_order_relaxed) ==
+                        word;
+            }
+        };
+        const pa page{raw(target) & ~std::uint64_t{0xfff}};
+        if (vm_accel::pa_range{run.base, run.bytes}.contains(page, 0x1000)) {
+            const auto first = static_cast<std::size_t>((raw(page) - raw(run.base)) / 8);
+            look(first, first + 0x1000 / 8, 1);
         }
+        look(0, words.size(), 8);
     });
     return found;
 }
@@ -114,12 +124,11 @@ private:
     }
 
     void try_write(Port& port, injection& now, iova address) noexcept {
-        std::array<std::uint64_t, 8> marker;
-        for (std::uint64_t& word : marker)
-            word = random_();
+        dma_marker marker;
+        marker.fill(random_());
         const bool done = port.write(address, std::as_bytes(std::span{marker}));
         ++now.writes;
-        if (!done && !is_in_ram(ram_, marker)) ++now.writes_refused;
+        if (!done && !is_in_ram(ram_, marker[0], pa{raw(address)})) ++now.writes_refused;
     }
 
     std::mutex mutex_;

@@ -169,7 +169,7 @@ TEST_CASE("options: read whole or refused with a cause") {
 namespace {
 
 /// Ports that behave in the ways an injection must tell apart.
-enum class behaviour { refuses, obeys, writes_and_denies, reads_and_denies };
+enum class behaviour { refuses, obeys, writes_a_word, writes_elsewhere, reads_and_denies };
 
 struct suspicious_port {
     vm_accel::region_map* ram;
@@ -180,12 +180,11 @@ struct suspicious_port {
         return kind == behaviour::obeys && ram->read(pa{raw(address)}, out);
     }
     [[nodiscard]] bool write(iova address, std::span<const std::byte> in) noexcept {
-        if (kind == behaviour::writes_and_denies) {
-            // One word only, and somewhere else.
-            static_cast<void>(ram->write(pa{0x4000'2008}, in.last(8)));
-            return false;
+        if (kind == behaviour::writes_a_word) {
+            static_cast<void>(ram->write(pa{raw(address) + 0xff8}, in.first(8)));
+        } else if (kind == behaviour::writes_elsewhere) {
+            static_cast<void>(ram->write(pa{0x4000'2008}, in.first(64)));
         }
-        static_cast<void>(address);
         return kind == behaviour::obeys && ram->write(pa{raw(address)}, in);
     }
 };
@@ -204,7 +203,8 @@ TEST_CASE("injector: only what is refused and leaves no trace counts as refused"
     };
     const expectation cases[] = {{behaviour::refuses, true, true},
                                  {behaviour::obeys, false, false},
-                                 {behaviour::writes_and_denies, true, false},
+                                 {behaviour::writes_a_word, true, false},
+                                 {behaviour::writes_elsewhere, true, false},
                                  {behaviour::reads_and_denies, false, true}};
     const expectation& c = cases[GENERATE_COPY(range(std::size_t{0}, std::size(cases)))];
     constexpr std::size_t bytes = 0x4000;
