@@ -37,6 +37,7 @@ SMMU_PARTS = {
 SMMU_WIRING = "smmu/smmu.hpp"
 EVERYTHING = "vm_accel.hpp"
 PMR_ADAPTER = "numa/pmr_adapter.hpp"
+EXHAUSTION = "os/exhaustion.hpp"
 
 # Third-party headers: pattern, and the pattern of the headers that may include them.
 FOREIGN = [
@@ -62,7 +63,7 @@ FORBIDDEN = [
     (r"\bstd::(shared_ptr|make_shared)\b", None, "no shared_ptr: its deleter is called indirectly"),
     (r"\b(dynamic_cast|typeid)\b", None, "no run-time type information"),
     (r"(?<!static_)\bassert\s*\(|\bNDEBUG\b", None, "no assert, nothing that depends on NDEBUG"),
-    (r"\bthrow\b|\bcatch\s*\(|\btry\s*\{", PMR_ADAPTER, "no exceptions"),
+    (r"\bthrow\b|\bcatch\s*\(|\btry\s*\{", EXHAUSTION, "no exceptions"),
 ]
 MACRO_PREFIX = "VM_ACCEL_"
 MAX_LINES = 420

@@ -5,11 +5,10 @@
 #pragma once
 
 #include <vm_accel/numa/object_pool.hpp>
+#include <vm_accel/os/exhaustion.hpp>
 
 #include <cstddef>
-#include <cstdlib>
 #include <memory_resource>
-#include <new>
 
 namespace vm_accel::inline v0 {
 
@@ -23,13 +22,7 @@ public:
 private:
     void* do_allocate(std::size_t bytes, std::size_t alignment) override {
         void* const memory = pool_->allocate(bytes, alignment);
-        if (memory == nullptr) {
-#if defined(__cpp_exceptions)
-            throw std::bad_alloc{};
-#else
-            std::abort();
-#endif
-        }
+        if (memory == nullptr) os::report_exhaustion();
         return memory;
     }
     void do_deallocate(void* memory, std::size_t bytes, std::size_t alignment) override {

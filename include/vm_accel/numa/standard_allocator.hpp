@@ -2,11 +2,10 @@
 #pragma once
 
 #include <vm_accel/numa/object_pool.hpp>
+#include <vm_accel/os/exhaustion.hpp>
 
 #include <cstddef>
-#include <cstdlib>
 #include <limits>
-#include <new>
 
 namespace vm_accel::inline v0 {
 
@@ -26,13 +25,7 @@ public:
         void* memory = nullptr;
         if (count <= std::numeric_limits<std::size_t>::max() / sizeof(T))
             memory = pool_->allocate(count * sizeof(T), alignof(T));
-        if (memory == nullptr) {
-#if defined(__cpp_exceptions)
-            throw std::bad_alloc{};
-#else
-            std::abort();
-#endif
-        }
+        if (memory == nullptr) os::report_exhaustion();
         return static_cast<T*>(memory);
     }
     void deallocate(T* memory, std::size_t count) noexcept {
