@@ -98,13 +98,14 @@ def build(target):
 
 
 def quietly(command, log):
-    """Runs a command with its output in `log`; on failure shows the end of it."""
+    """Runs a command with its output in `log`; on failure shows the errors in it, or its end."""
     log.parent.mkdir(parents=True, exist_ok=True)
     with open(log, "w") as out:
         done = subprocess.run(command, stdout=out, stderr=subprocess.STDOUT, check=False)
     if done.returncode:
-        tail = "".join(log.read_text(errors="replace").splitlines(keepends=True)[-25:])
-        raise BedError(f"{command[0]} failed (whole log in {log}):\n{tail}")
+        lines = log.read_text(errors="replace").splitlines()
+        shown = [line for line in lines if "error:" in line or "Error" in line][:20] or lines[-20:]
+        raise BedError("\n".join([f"{command[0]} failed (whole log in {log}):", *shown]))
 
 
 def pack_guest(kernel, path):
