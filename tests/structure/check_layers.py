@@ -26,7 +26,7 @@ LAYERS = {
     "hypervisor": ["core", "os", "guest"],
     "manager": ["core"],
 }
-# The same inside smmu/. smmu/smmu.hpp, the wiring, may include all of them.
+# The same inside smmu/. The wiring, and what it is configured with, may include all of them.
 SMMU_PARTS = {
     "vocabulary": [],
     "caches": ["vocabulary"],
@@ -34,7 +34,7 @@ SMMU_PARTS = {
     "translation": ["caches", "vocabulary"],
     "control": ["caches", "vocabulary"],
 }
-SMMU_WIRING = "smmu/smmu.hpp"
+SMMU_WIRING = ("smmu/options.hpp", "smmu/smmu.hpp")
 EVERYTHING = "vm_accel.hpp"
 PMR_ADAPTER = "numa/pmr_adapter.hpp"
 EXHAUSTION = "os/exhaustion.hpp"
@@ -103,10 +103,10 @@ def check_edge(name, target, report):
         return  # reported as an unknown layer
     if here != there and there not in LAYERS[here]:
         report(name, "layer", f"{here}/ may not include {there}/ ({target})")
-    if here == there == "smmu" and name != SMMU_WIRING:
+    if here == there == "smmu" and name not in SMMU_WIRING:
         part, other = name.split("/")[1], target.split("/")[1]
-        if target == SMMU_WIRING:
-            report(name, "smmu-part", "only users include smmu/smmu.hpp")
+        if target in SMMU_WIRING:
+            report(name, "smmu-part", f"no part includes {target}")
         elif part in SMMU_PARTS and other in SMMU_PARTS:
             if part != other and other not in SMMU_PARTS[part]:
                 report(name, "smmu-part", f"smmu/{part}/ may not include smmu/{other}/ ({target})")
@@ -120,7 +120,7 @@ def check_header(name, text, headers, report):
     if name != EVERYTHING:
         if layer_of(name) not in LAYERS:
             report(name, "layer", "is in no layer")
-        if layer_of(name) == "smmu" and name != SMMU_WIRING and (
+        if layer_of(name) == "smmu" and name not in SMMU_WIRING and (
                 name.count("/") < 2 or name.split("/")[1] not in SMMU_PARTS):
             report(name, "smmu-part", "is in no part of smmu/: " + ", ".join(SMMU_PARTS))
         # A header that only includes others needs no namespace.
