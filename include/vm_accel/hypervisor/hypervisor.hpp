@@ -101,6 +101,18 @@ struct hypervisor_capabilities {
     unsigned guest_address_bits = 0;   ///< guest physical addresses; 0 = not told
     bool in_kernel_interrupts = false; ///< interrupt controller without exits
     bool irqfd = false;                ///< interrupts through descriptors
+
+    /// Facts for a diagnostic report: `out.fact(name, value)` for each.
+    template <class Report>
+    void report(Report& out) const {
+        out.fact("API version", api_version);
+        out.fact("recommended vCPUs", recommended_vcpus);
+        out.fact("maximum vCPUs", maximum_vcpus);
+        out.fact("memory slots", memory_slots);
+        out.fact("guest address bits", guest_address_bits);
+        out.fact("in-kernel interrupts", in_kernel_interrupts);
+        out.fact("irqfd", irqfd);
+    }
 };
 
 template <class V>

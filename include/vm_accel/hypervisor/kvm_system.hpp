@@ -48,6 +48,11 @@ public:
     [[nodiscard]] const hypervisor_capabilities& capabilities() const noexcept {
         return capabilities_;
     }
+    template <class Report>
+    void report(Report& out) const {
+        out.fact("device", path_.view());
+        capabilities_.report(out);
+    }
 
     /// A new machine without memory or vCPUs. Errors: not_initialized, busy
     /// (another hypervisor holds the processor's extensions), invalid_argument.

@@ -262,6 +262,10 @@ public:
         return {};
     }
     [[nodiscard]] bool is_initialized() const noexcept { return initialized_; }
+    template <class Report>
+    void report(Report& out) const {
+        detect().report(out);
+    }
 
     [[nodiscard]] result<vm> create_vm() noexcept {
         if (!initialized_) {
