@@ -122,7 +122,7 @@ TEST_CASE("a refused change leaves the backend as it was and is reported") {
 
     const diagnostic_report report = manager.diagnostic_report();
     CHECK(state_of(report, "memory") == backend_state::up);
-    CHECK(report.find("memory")->asked == "3 NUMA nodes");
+    CHECK(report.find("memory")->asked == "NUMA nodes: 3");
     CHECK(report.find("memory")->given == "refused; as before");
     REQUIRE(report.find("vcpus")->failure);
     CHECK(report.find("vcpus")->failure->cure == "ask for at most 8");

@@ -72,7 +72,10 @@ TEST_CASE("every backend of the library composes, sets up and reports") {
     CHECK(report.find("guest_memory")->find<std::uint64_t>("bytes") == 2u << 20);
     CHECK(report.find("smmu")->find<std::uint64_t>("devices") == 1u);
     CHECK(report.find("smmu")->find<double>("hit rate") == 0.0);
-    CHECK(report.find("vcpus")->asked == "2 vCPUs");
+    CHECK(report.find("vcpus")->asked == "vCPUs: 2");
+    CHECK(report.find("vcpus")->given == "2 vCPUs planned on 8 CPUs, 1 pinned as planned");
+    CHECK(report.find("smmu")->given == "1 devices attached");
+    CHECK(report.find("memory")->given.view().find("2 MiB") != std::string_view::npos);
     CHECK(report.find("vcpus")->find<std::uint64_t>("vCPUs pinned as planned") == 1u);
     CHECK(report.find("memory")->find<std::uint64_t>("regions allocated") == 1u);
     CHECK(report.find("hypervisor")->find<std::uint64_t>("guest address bits") == 64u);

@@ -144,7 +144,7 @@ public:
     /// The platform, for those that can tell more (fixed_platform::recorded).
     [[nodiscard]] const Platform& platform() const noexcept { return platform_; }
 
-    /// Facts for a diagnostic report: `out.fact(name, value)` for each.
+    /// For a diagnostic report: `out.given(text)`, and `out.fact(name, value)` for each fact.
     template <class Report>
     void report(Report& out) const {
         const std::lock_guard lock{mutex_};
@@ -158,6 +158,10 @@ public:
         for (const vcpu_pin& pin : pins_)
             in_place += pin.as_requested() ? 1 : 0;
         out.fact("vCPUs pinned as planned", in_place);
+        fixed_text<160> given;
+        given.append_number(plan_.assignments.size()).append(" vCPUs planned on ");
+        given.append_number(topology_.cpus.size()).append(" CPUs, ");
+        out.given(given.append_number(in_place).append(" pinned as planned").view());
         for (const vcpu_pin& pin : pins_)
             out.fact(fixed_text<48>{"vCPU "}.append_number(pin.vcpu).view(), describe(pin).view());
     }

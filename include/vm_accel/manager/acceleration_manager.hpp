@@ -164,7 +164,7 @@ public:
     [[nodiscard]] auto configure_vcpu_affinity(unsigned vcpus) noexcept {
         constexpr std::size_t index = index_of_role<roles::vcpus>();
         return sequence_.template change<index>(
-            asked_for(vcpus, " vCPUs"), backend_state::up, [&](auto& backend) {
+            asked_for("vCPUs: ", vcpus), backend_state::up, [&](auto& backend) {
                 if constexpr (requires { backend.configure(vcpus); }) {
                     return backend.configure(vcpus);
                 } else {
@@ -177,7 +177,7 @@ public:
     [[nodiscard]] result<> enable_numa(unsigned nodes) noexcept {
         constexpr std::size_t index = index_of_role<roles::memory>();
         return sequence_.template change<index>(
-            asked_for(nodes, " NUMA nodes"), backend_state::up,
+            asked_for("NUMA nodes: ", nodes), backend_state::up,
             [&](auto& backend) { return backend.enable(nodes); });
     }
     /// Places guest memory wherever the kernel likes from now on.
@@ -223,8 +223,8 @@ private:
         return has<Backend> ? parts::template index_of<Backend> : 0;
     }
 
-    [[nodiscard]] static fixed_text<64> asked_for(unsigned count, std::string_view what) noexcept {
-        return fixed_text<64>{}.append_number(count).append(what);
+    [[nodiscard]] static fixed_text<64> asked_for(std::string_view what, unsigned count) noexcept {
+        return fixed_text<64>{what}.append_number(count);
     }
     [[nodiscard]] static result<> not_in_pack(std::string_view what,
                                               std::string_view role) noexcept {

@@ -73,6 +73,9 @@ public:
         topology_ = std::move(topology);
         for (unsigned i = 0; i < topology_.nodes.size(); ++i)
             if (topology_.nodes[i].memory_bytes != 0) memory_nodes_.push_back(i);
+        // Memory without CPUs is slow or special: it is taken into use last.
+        std::stable_partition(memory_nodes_.begin(), memory_nodes_.end(),
+                              [&](unsigned i) { return !topology_.nodes[i].cpus.empty(); });
         nodes_in_use_ = memory_nodes_.size();
         initialized_ = true;
         return {};
@@ -82,7 +85,8 @@ public:
         return initialized_;
     }
 
-    /// Places memory on the first `nodes` nodes that have any, from now on.
+    /// Places memory on the first `nodes` nodes that have any, those with CPUs
+    /// before those without, from now on.
     /// Errors: not_initialized, invalid_argument (0), out_of_range (more than
     /// there are); what was in force then stays.
     [[nodiscard]] result<> enable(unsigned nodes) noexcept {
@@ -179,10 +183,14 @@ public:
         return region;
     }
 
-    /// Facts for a diagnostic report: `out.fact(name, value)` for each.
+    /// For a diagnostic report: `out.given(text)`, and `out.fact(name, value)` for each fact.
     template <class Report>
     void report(Report& out) const {
         const std::lock_guard lock{mutex_};
+        fixed_text<160> given;
+        given.append_number(nodes_in_use_).append(" of ");
+        given.append_number(memory_nodes_.size()).append(" nodes in use, ");
+        out.given(given.append_number(bytes_ >> 20).append(" MiB allocated").view());
         out.fact("strategy", std::string_view{Strategy::name});
         out.fact("nodes with memory", memory_nodes_.size());
         out.fact("nodes in use", nodes_in_use_);

@@ -315,11 +315,13 @@ public:
         total.interrupts = interrupts_.load(std::memory_order_relaxed);
         return total;
     }
-    /// Facts for a diagnostic report: `out.fact(name, value)` for each.
+    /// For a diagnostic report: `out.given(text)`, and `out.fact(name, value)` for each fact.
     template <class Report>
     void report(Report& out) const {
         const smmu_statistics total = stats();
-        out.fact("devices", attached_device_count());
+        const std::size_t devices = attached_device_count();
+        out.given(fixed_text<160>{}.append_number(devices).append(" devices attached").view());
+        out.fact("devices", devices);
         out.fact("translations", total.translations);
         out.fact("hits", total.hits);
         out.fact("misses", total.misses);
