@@ -1,0 +1,240 @@
+// CMD_SYNC means done: every guard that was open at the invalidation has closed.
+#include "guest_driver.hpp"
+
+#include <catch2/catch.hpp>
+
+#include <array>
+#include <atomic>
+#include <cstring>
+#include <optional>
+#include <thread>
+
+using namespace vm_accel;
+
+namespace {
+
+constexpr std::uint32_t sid = 0x10;
+constexpr iova mapped{0xffff'0000};
+
+struct fenced : default_smmu_options {
+    using quiescence = fence_quiescence;
+};
+struct small : default_smmu_options {
+    static constexpr unsigned commands_per_call = 4;
+};
+struct alone : default_smmu_options {
+    using quiescence = single_threaded;
+};
+
+/// One stream with one page, and a port.
+template <class Options = default_smmu_options>
+struct bench : guest::machine<set_associative<64, 4>, Options> {
+    bench() {
+        this->start();
+        (void)this->iommu().attach_device("disk", this->all_of_ram, stream_id{sid}).value();
+        root = this->stage1_stream(sid, 1);
+        target = this->take_pages();
+        this->map(root, raw(mapped), target);
+    }
+    void unmap_and_sync() {
+        this->unmap(root, raw(mapped));
+        this->command(spec::tlbi_nh_va(vmid{0}, asid{1}, mapped, true));
+        this->sync();
+    }
+    std::uint64_t root = 0;
+    std::uint64_t target = 0;
+};
+
+} // namespace
+
+TEMPLATE_TEST_CASE("CMD_SYNC waits for a guard that was open at the invalidation", "[smmu][sync]",
+                   default_smmu_options, fenced, alone) {
+    bench<TestType> m;
+    auto port = m.iommu().make_port("disk").value();
+    const std::uint64_t interrupts = m.sink.pulses(wired_interrupt::cmdq_sync);
+    {
+        auto guard = port.open();
+        REQUIRE(guard.translate(mapped, 8, access::read).is_span());
+        m.unmap(m.root, raw(mapped));
+        m.command(spec::tlbi_nh_va(vmid{0}, asid{1}, mapped, true));
+        spec::command sync = spec::cmd_sync(spec::sync_signal::SIG_IRQ);
+        m.command(sync);
+        CHECK_FALSE(m.commands_done());
+        CHECK(m.iommu().sync_pending());
+        CHECK(m.sink.pulses(wired_interrupt::cmdq_sync) == interrupts);
+        // The old span may still be used here; a new look-up must not find it.
+        CHECK(guard.translate(mapped, 8, access::read).is_fault());
+        CHECK_FALSE(m.commands_done());
+    }
+    // The closing guard itself completes the SYNC: nobody polls.
+    CHECK_FALSE(m.iommu().sync_pending());
+    CHECK(m.commands_done());
+    CHECK(m.sink.pulses(wired_interrupt::cmdq_sync) == interrupts + 1);
+}
+
+TEST_CASE("CMD_SYNC does not wait when it need not", "[smmu][sync]") {
+    bench<> m;
+    auto port = m.iommu().make_port("disk").value();
+    SECTION("no invalidation since the last SYNC") {
+        m.sync();
+        auto guard = port.open();
+        m.sync();
+        CHECK(m.commands_done());
+    }
+    SECTION("the guard opened after the invalidation and an earlier SYNC") {
+        m.unmap_and_sync();
+        auto guard = port.open();
+        CHECK(m.commands_done());
+        m.sync();
+        CHECK(m.commands_done());
+    }
+    SECTION("no guard is open") {
+        m.unmap_and_sync();
+        CHECK(m.commands_done());
+    }
+    SECTION("the port is parked") {
+        port.park();
+        m.unmap_and_sync();
+        CHECK(m.commands_done());
+        port.unpark();
+        std::array<std::byte, 4> bytes{};
+        CHECK_FALSE(port.read(mapped, bytes));
+    }
+    SECTION("a guard that opened while the SYNC was pending") {
+        auto other = m.iommu().make_port("disk").value();
+        std::optional<decltype(port)::guard> late;
+        {
+            auto guard = port.open();
+            m.unmap_and_sync();
+            CHECK_FALSE(m.commands_done());
+            late.emplace(other);
+        }
+        CHECK(m.commands_done());
+        late.reset();
+    }
+}
+
+TEST_CASE("guards nest: only the outermost counts", "[smmu][sync]") {
+    bench<> m;
+    auto port = m.iommu().make_port("disk").value();
+    {
+        auto outer = port.open();
+        {
+            auto inner = port.open();
+            m.unmap_and_sync();
+        }
+        CHECK_FALSE(m.commands_done());
+    }
+    CHECK(m.commands_done());
+}
+
+TEST_CASE("commands behind a pending SYNC wait, and go on when it completes", "[smmu][sync]") {
+    bench<> m;
+    auto port = m.iommu().make_port("disk").value();
+    const std::uint64_t commands = m.iommu().stats().commands;
+    {
+        auto guard = port.open();
+        m.enqueue(spec::tlbi_nh_asid(vmid{0}, asid{1}));
+        m.enqueue(spec::cmd_sync(spec::sync_signal::SIG_NONE));
+        m.enqueue(spec::tlbi_nh_all(vmid{0}));
+        m.enqueue(spec::cmd_sync(spec::sync_signal::SIG_NONE));
+        m.ring();
+        CHECK(m.iommu().stats().commands == commands + 1);
+    }
+    CHECK(m.commands_done());
+    CHECK(m.iommu().stats().commands == commands + 4);
+}
+
+TEST_CASE("a pending SYNC has a defined fate", "[smmu][sync]") {
+    bench<> m;
+    auto port = m.iommu().make_port("disk").value();
+    std::optional<decltype(port)::guard> guard;
+    guard.emplace(port);
+    m.unmap_and_sync();
+    REQUIRE(m.iommu().sync_pending());
+    SECTION("the queue is switched off: it stays at CONS, and runs when it is on again") {
+        m.write32(spec::reg::CR0, 0x5);
+        CHECK_FALSE(m.iommu().sync_pending());
+        CHECK_FALSE(m.commands_done());
+        m.write32(spec::reg::CR0, 0xd);
+        CHECK(m.iommu().sync_pending());
+        guard.reset();
+        CHECK(m.commands_done());
+    }
+    SECTION("reset from the thread that holds the guard is refused") {
+        CHECK(m.iommu().reset().error() == errc::would_deadlock);
+        CHECK(m.iommu().sync_pending());
+        guard.reset();
+        CHECK(m.commands_done());
+        REQUIRE(m.iommu().reset());
+        CHECK(m.read32(spec::reg::CR0) == 0);
+    }
+}
+
+TEST_CASE("calls that wait refuse a thread that holds a guard", "[smmu][sync]") {
+    bench<> m;
+    auto port = m.iommu().make_port("disk").value();
+    {
+        auto guard = port.open();
+        CHECK(m.iommu().detach_device("disk").error() == errc::would_deadlock);
+        CHECK(m.iommu().remove_memory(pa{guest::ram}).error() == errc::would_deadlock);
+        CHECK(m.iommu().quiesce().error() == errc::would_deadlock);
+        CHECK(m.iommu().attached_device_count() == 1);
+        CHECK(guard.translate(mapped, 8, access::read).is_span());
+    }
+    CHECK(m.iommu().quiesce());
+}
+
+TEST_CASE("CR0 changes are acknowledged when in-flight accesses are done", "[smmu][sync]") {
+    bench<> m;
+    auto port = m.iommu().make_port("disk").value();
+    {
+        auto guard = port.open();
+        m.write32(spec::reg::CR0, 0xc);
+        CHECK(m.read32(spec::reg::CR0) == 0xc);
+        CHECK(m.read32(spec::reg::CR0ACK) == 0xd);
+        m.write32(spec::reg::GBPA, 0x8010'0000);
+        CHECK(m.read32(spec::reg::GBPA) == 0x8010'0000);
+    }
+    CHECK(m.read32(spec::reg::CR0ACK) == 0xc);
+    CHECK(m.read32(spec::reg::GBPA) == 0x0010'0000);
+    std::array<std::byte, 4> bytes{};
+    CHECK_FALSE(port.read(mapped, bytes)); // GBPA.ABORT
+}
+
+TEST_CASE("detach and memory removal wait for guards of other threads", "[smmu][sync]") {
+    bench<> m;
+    auto port = m.iommu().make_port("disk").value();
+    std::optional<decltype(port)::guard> guard;
+    guard.emplace(port);
+    const outcome o = guard->translate(mapped, 8, access::write);
+    REQUIRE(o.is_span());
+    std::atomic<bool> returned{false};
+    const bool detach = GENERATE(true, false);
+    std::thread control{[&] {
+        const result<> done = detach ? m.iommu().detach_device("disk")
+                                     : m.iommu().remove_memory(pa{guest::ram});
+        returned = done.has_value();
+    }};
+    // It has made itself felt (new look-ups are refused) but cannot have returned.
+    while (!guard->translate(mapped, 8, access::write).is_fault()) std::this_thread::yield();
+    std::memset(o.host(), 0x5a, 8);
+    CHECK_FALSE(returned);
+    guard.reset();
+    control.join();
+    CHECK(returned);
+    std::array<std::byte, 4> bytes{};
+    CHECK_FALSE(port.read(mapped, bytes));
+}
+
+TEST_CASE("a queue of commands is executed in bounded calls", "[smmu][sync]") {
+    bench<small> m;
+    const std::uint64_t before = m.iommu().stats().commands;
+    for (int i = 0; i < 10; ++i) m.enqueue(spec::tlbi_nh_asid(vmid{0}, asid{7}));
+    m.ring();
+    CHECK(m.iommu().stats().commands == before + 4);
+    CHECK(m.iommu().poll());
+    CHECK(m.iommu().stats().commands == before + 8);
+    CHECK_FALSE(m.iommu().poll());
+    CHECK(m.commands_done());
+}
