@@ -71,11 +71,14 @@ public:
         if (initialized_) return already_initialized();
         if (topology.memory_node_count() == 0) return numa_planning::no_memory_node();
         topology_ = std::move(topology);
-        for (unsigned i = 0; i < topology_.nodes.size(); ++i)
-            if (topology_.nodes[i].memory_bytes != 0) memory_nodes_.push_back(i);
         // Memory without CPUs is slow or special: it is taken into use last.
-        std::stable_partition(memory_nodes_.begin(), memory_nodes_.end(),
-                              [&](unsigned i) { return !topology_.nodes[i].cpus.empty(); });
+        for (const bool without_cpus : {false, true}) {
+            for (unsigned i = 0; i < topology_.nodes.size(); ++i) {
+                const numa_node& node = topology_.nodes[i];
+                if (node.memory_bytes != 0 && node.cpus.empty() == without_cpus)
+                    memory_nodes_.push_back(i);
+            }
+        }
         nodes_in_use_ = memory_nodes_.size();
         initialized_ = true;
         return {};
