@@ -212,12 +212,13 @@ TEST_CASE("detach and memory removal wait for guards of other threads", "[smmu][
     std::atomic<bool> returned{false};
     const bool detach = GENERATE(true, false);
     std::thread control{[&] {
-        const result<> done = detach ? m.iommu().detach_device("disk")
-                                     : m.iommu().remove_memory(pa{guest::ram});
+        const result<> done =
+            detach ? m.iommu().detach_device("disk") : m.iommu().remove_memory(pa{guest::ram});
         returned = done.has_value();
     }};
     // It has made itself felt (new look-ups are refused) but cannot have returned.
-    while (!guard->translate(mapped, 8, access::write).is_fault()) std::this_thread::yield();
+    while (!guard->translate(mapped, 8, access::write).is_fault())
+        std::this_thread::yield();
     std::memset(o.host(), 0x5a, 8);
     CHECK_FALSE(returned);
     guard.reset();
@@ -230,7 +231,8 @@ TEST_CASE("detach and memory removal wait for guards of other threads", "[smmu][
 TEST_CASE("a queue of commands is executed in bounded calls", "[smmu][sync]") {
     bench<small> m;
     const std::uint64_t before = m.iommu().stats().commands;
-    for (int i = 0; i < 10; ++i) m.enqueue(spec::tlbi_nh_asid(vmid{0}, asid{7}));
+    for (int i = 0; i < 10; ++i)
+        m.enqueue(spec::tlbi_nh_asid(vmid{0}, asid{7}));
     m.ring();
     CHECK(m.iommu().stats().commands == before + 4);
     CHECK(m.iommu().poll());

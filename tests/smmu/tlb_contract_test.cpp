@@ -1,0 +1,220 @@
+// One suite for every TLB policy.
+#include <vm_accel/smmu/caches/no_tlb.hpp>
+#include <vm_accel/smmu/caches/set_associative.hpp>
+
+#include <catch2/catch.hpp>
+
+#include <array>
+#include <cstdint>
+#include <memory>
+
+using namespace vm_accel;
+
+namespace {
+
+using policies =
+    std::tuple<no_tlb, set_associative<1, 1>, set_associative<1, 4>, set_associative<16, 1>,
+               set_associative<16, 4>, set_associative<16, 4, fifo>, set_associative<64, 16>>;
+
+constexpr std::uint64_t context_a = std::uint64_t{1} << 32 | 7;
+constexpr std::uint64_t context_b = std::uint64_t{2} << 32 | 7;
+constexpr translation_tag tag_a{stream_world::ns_el1, vmid{3}, asid{5}};
+constexpr std::uint64_t all_sizes = 1ULL << 12 | 1ULL << 21 | 1ULL << 30;
+
+std::byte* host_of(std::uint64_t n) { return reinterpret_cast<std::byte*>(n); }
+
+tlb_entry entry_at(std::uint64_t base, std::uint8_t size_log2 = 12,
+                   std::uint64_t context = context_a, translation_tag tag = tag_a) {
+    tlb_entry e;
+    e.base = base;
+    e.context = context;
+    e.host = host_of(0x7000'0000'0000 + base);
+    e.output = 0x4000'0000 + base;
+    e.tag = tag;
+    e.allowed = permissions{permissions::user_read | permissions::privileged_write};
+    e.size_log2 = size_log2;
+    e.guest_size_log2 = size_log2;
+    return e;
+}
+
+template <class Tlb>
+void put(Tlb& tlb, const tlb_entry& e) {
+    tlb.fill(tlb.begin_fill({e.base, e.context, 0}), e);
+}
+
+} // namespace
+
+TEMPLATE_LIST_TEST_CASE("TLB: what was filled is found, exactly", "[tlb]", policies) {
+    auto tlb = std::make_unique<TestType>();
+    if constexpr (TestType::capacity == 0) {
+        put(*tlb, entry_at(0x1000));
+        CHECK_FALSE(tlb->lookup({0x1000, context_a, all_sizes}));
+        return;
+    }
+    const auto [base, size] =
+        GENERATE(table<std::uint64_t, std::uint8_t>({{0x1000, 12},
+                                                     {0xffff'ffff'ffff'f000, 12},
+                                                     {0x4020'0000, 21},
+                                                     {0xffff'ffff'c000'0000, 30},
+                                                     {0, 30}}));
+    const std::uint64_t bytes = std::uint64_t{1} << size;
+    put(*tlb, entry_at(base, size));
+    for (const std::uint64_t offset : {std::uint64_t{0}, bytes / 2, bytes - 1}) {
+        const auto hit = tlb->lookup({base + offset, context_a, all_sizes});
+        REQUIRE(hit);
+        CHECK(hit->host == host_of(0x7000'0000'0000 + base));
+        CHECK(hit->output == 0x4000'0000 + base);
+        CHECK(hit->size_log2 == size);
+        CHECK(hit->allowed.bits() == (permissions::user_read | permissions::privileged_write));
+    }
+    CHECK_FALSE(tlb->lookup({base - 1, context_a, all_sizes}));
+    CHECK_FALSE(tlb->lookup({base + bytes, context_a, all_sizes}));
+    CHECK_FALSE(tlb->lookup({base, context_b, all_sizes}));
+    CHECK_FALSE(tlb->lookup({base, context_a + 1, all_sizes})); // another generation
+    CHECK_FALSE(tlb->lookup({base, context_a, all_sizes & ~bytes}));
+}
+
+TEMPLATE_LIST_TEST_CASE("TLB: an invalidation removes what its scope covers", "[tlb]", policies) {
+    using kind = invalidation_scope::kind;
+    struct row {
+        const char* what;
+        invalidation_scope scope;
+        bool page, other_space, global, block;
+    };
+    const translation_tag other{stream_world::ns_el1, vmid{3}, asid{6}};
+    const auto by = [](kind what, translation_tag tag, std::uint64_t first, std::uint64_t last) {
+        invalidation_scope s;
+        s.what = what;
+        s.tag = tag;
+        s.first = first;
+        s.last = last;
+        return s;
+    };
+    // What is left of: a page, the same page of another ASID, a global page of
+    // that ASID, and a block, all in VMID 3.
+    const auto r = GENERATE_COPY(
+        row{"everything", invalidation_scope::all(), false, false, false, false},
+        row{"the world", invalidation_scope::all_of(stream_world::ns_el1), false, false, false,
+            false},
+        row{"another world", invalidation_scope::all_of(stream_world::ns_el2), true, true, true,
+            true},
+        row{"the VMID", invalidation_scope::all_of(stream_world::ns_el1, vmid{3}), false, false,
+            false, false},
+        row{"another VMID", invalidation_scope::all_of(stream_world::ns_el1, vmid{4}), true, true,
+            true, true},
+        row{"the ASID", invalidation_scope::all_of(tag_a), false, true, true, false},
+        row{"an address", by(kind::address, tag_a, 0x3000, 0x3fff), false, true, true, true},
+        row{"an address of another ASID, global too", by(kind::address, other, 0x5000, 0x5fff),
+            true, true, false, true},
+        row{"a global page by any ASID", by(kind::address, tag_a, 0x5000, 0x5fff), true, true,
+            false, true},
+        row{"an address of any ASID", by(kind::any_space, tag_a, 0x3000, 0x3fff), false, false,
+            true, true},
+        row{"an address inside the block", by(kind::address, tag_a, 0x4030'3000, 0x4030'3fff), true,
+            true, true, false},
+        row{"the last byte of the block", by(kind::address, tag_a, 0x403f'f000, 0x403f'ffff), true,
+            true, true, false},
+        row{"just below the block", by(kind::address, tag_a, 0x401f'f000, 0x401f'ffff), true, true,
+            true, true},
+        row{"just above the block", by(kind::address, tag_a, 0x4040'0000, 0x4040'0fff), true, true,
+            true, true},
+        row{"a range that is no power of two", by(kind::address, tag_a, 0x1000, 0x3fff), false,
+            true, true, true},
+        row{"a range that stops short", by(kind::address, tag_a, 0x1000, 0x2fff), true, true, true,
+            true},
+        row{"the whole input space", by(kind::any_space, tag_a, 0, ~0ULL), false, false, false,
+            false},
+        row{"an address of another VMID",
+            by(kind::any_space, {stream_world::ns_el1, vmid{9}, asid{5}}, 0, ~0ULL), true, true,
+            true, true},
+        row{"the context", {.what = kind::context, .context_index = 1}, false, true, true, false});
+    CAPTURE(r.what);
+    auto tlb = std::make_unique<TestType>();
+    const tlb_entry page = entry_at(0x3000);
+    const tlb_entry other_space = entry_at(0x3000, 12, context_b, other);
+    tlb_entry global = entry_at(0x5000, 12, context_b, other);
+    global.global = true;
+    const tlb_entry block = entry_at(0x4020'0000, 21);
+    // One at a time, so that the small policies can hold it.
+    const auto left = [&](const tlb_entry& e) {
+        put(*tlb, e);
+        const bool there = tlb->lookup({e.base, e.context, all_sizes}).has_value();
+        CHECK(there == (TestType::capacity != 0));
+        tlb->invalidate(r.scope);
+        return tlb->lookup({e.base, e.context, all_sizes}).has_value();
+    };
+    const bool caches = TestType::capacity != 0;
+    CHECK(left(page) == (r.page && caches));
+    CHECK(left(other_space) == (r.other_space && caches));
+    CHECK(left(global) == (r.global && caches));
+    CHECK(left(block) == (r.block && caches));
+}
+
+TEMPLATE_LIST_TEST_CASE("TLB: pieces of a page go with the whole page", "[tlb]", policies) {
+    auto tlb = std::make_unique<TestType>();
+    tlb_entry piece = entry_at(0x4020'5000);
+    piece.guest_size_log2 = 21; // of a 2 MiB block that crosses a window's edge
+    put(*tlb, piece);
+    invalidation_scope s = invalidation_scope::addresses(tag_a, 0x403f'f000, 0x403f'ffff, true);
+    tlb->invalidate(s);
+    CHECK_FALSE(tlb->lookup({0x4020'5000, context_a, all_sizes}));
+}
+
+TEMPLATE_LIST_TEST_CASE("TLB: a fill that an invalidation overtook is dropped", "[tlb]", policies) {
+    const auto scope = GENERATE(invalidation_scope::all(),
+                                invalidation_scope::addresses(tag_a, 0x3000, 0x3fff, true),
+                                invalidation_scope::all_of(tag_a));
+    auto tlb = std::make_unique<TestType>();
+    const tlb_entry e = entry_at(0x3000);
+    const fill_ticket early = tlb->begin_fill({e.base, e.context, 0});
+    tlb->invalidate(scope);
+    tlb->fill(early, e);
+    CHECK_FALSE(tlb->lookup({e.base, e.context, all_sizes}));
+    // A fill that began afterwards is good.
+    put(*tlb, e);
+    CHECK(tlb->lookup({e.base, e.context, all_sizes}).has_value() == (TestType::capacity != 0));
+}
+
+TEMPLATE_LIST_TEST_CASE("TLB: full means evict one", "[tlb]", policies) {
+    auto tlb = std::make_unique<TestType>();
+    constexpr std::size_t capacity = TestType::capacity;
+    const auto count = [&](std::uint64_t pages) {
+        std::size_t found = 0;
+        for (std::uint64_t p = 0; p < pages; ++p) {
+            found += tlb->lookup({p << 12, context_a, 1ULL << 12}).has_value() ? 1 : 0;
+        }
+        return found;
+    };
+    for (std::uint64_t p = 0; p < capacity; ++p)
+        put(*tlb, entry_at(p << 12));
+    CHECK(count(capacity) == capacity);
+    for (std::uint64_t extra = 0; extra < 3; ++extra) {
+        put(*tlb, entry_at((capacity + extra) << 12));
+        CHECK(count(capacity + extra + 1) == capacity);
+        const bool there =
+            tlb->lookup({(capacity + extra) << 12, context_a, 1ULL << 12}).has_value();
+        CHECK(there == (capacity != 0));
+    }
+}
+
+TEMPLATE_LIST_TEST_CASE("TLB: refilling a page replaces its entry", "[tlb]", policies) {
+    auto tlb = std::make_unique<TestType>();
+    put(*tlb, entry_at(0x3000));
+    tlb_entry again = entry_at(0x3000);
+    again.output = 0x9999'9000;
+    put(*tlb, again);
+    if (const auto hit = tlb->lookup({0x3000, context_a, all_sizes})) {
+        CHECK(hit->output == 0x9999'9000);
+    }
+}
+
+TEST_CASE("clock keeps what was hit", "[tlb]") {
+    set_associative<1, 4, ::vm_accel::clock> tlb;
+    for (std::uint64_t p = 0; p < 4; ++p)
+        put(tlb, entry_at(p << 12));
+    for (int round = 0; round < 8; ++round) {
+        REQUIRE(tlb.lookup({0, context_a, all_sizes}));
+        put(tlb, entry_at(static_cast<std::uint64_t>(round + 4) << 12));
+        CHECK(tlb.lookup({0, context_a, all_sizes}));
+    }
+}
