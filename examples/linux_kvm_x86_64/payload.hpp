@@ -33,6 +33,8 @@ inline constexpr u64 page_bytes = 4096;
 inline constexpr u64 block_bytes = 0x20'0000;
 /// Polls before a register that never answers is called broken.
 inline constexpr u64 patience = 20'000'000;
+/// Polls for an event once the device has reported its abort.
+inline constexpr u64 event_patience = 100'000;
 
 /// Writes what was found into the report page.
 template <class Port>
@@ -253,7 +255,7 @@ public:
     [[nodiscard]] event next_event(bool expected) {
         event taken;
         const u32 mask = (2u << queue_log2<32>)-1;
-        for (u64 i = 0; i < (expected ? patience : 1); ++i) {
+        for (u64 i = 0; i < (expected ? event_patience : 1); ++i) {
             if ((read(spec::reg::EVENTQ_PROD) & mask) != (event_cons_ & mask)) {
                 taken.arrived = true;
                 break;
