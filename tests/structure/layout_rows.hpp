@@ -29,6 +29,9 @@ struct changes_with_ndebug {
     char always;
 };
 
+using layout_device =
+    vm_accel::smmu<vm_accel::set_associative<256, 4>, vm_accel::bitmap_streams<256>>;
+
 template <class T>
 layout_row row_of(const char* name, std::vector<std::size_t> offsets = {}) {
     return {name, sizeof(T), alignof(T), std::move(offsets)};
@@ -49,6 +52,27 @@ inline std::vector<layout_row> collect_layout() {
         row_of<region_map>("region_map"),
         row_of<counting_sink>("counting_sink"),
         row_of<os::descriptor>("os::descriptor"),
+        row_of<outcome>("outcome"),
+        row_of<smmu_statistics>("smmu_statistics"),
+        row_of<attachment_info>("attachment_info"),
+        row_of<spec::ste>("spec::ste"),
+        row_of<spec::cd>("spec::cd"),
+        row_of<set_associative<256, 4>>("set_associative"),
+        row_of<no_tlb>("no_tlb"),
+        row_of<bitmap_streams<256>>("bitmap_streams"),
+        row_of<lockfree_streams<64>>("lockfree_streams"),
+        row_of<layout_device>("smmu"),
+        row_of<layout_device::port>("smmu::port"),
+        row_of<layout_device::port::guard>("smmu::port::guard"),
+        row_of<cpu_topology>("cpu_topology"),
+        row_of<affinity<linux_platform>>("affinity"),
+        row_of<numa_allocator<local_first>>("numa_allocator"),
+        row_of<object_pool<>>("object_pool"),
+        row_of<kvm>("kvm"),
+        row_of<kvm_vm>("kvm_vm"),
+        row_of<kvm_vcpu>("kvm_vcpu"),
+        row_of<acceleration_manager<layout_device>>("acceleration_manager"),
+        row_of<diagnostic_report>("diagnostic_report"),
     };
     return rows;
 }

@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <iostream>
+#include <memory>
 
 namespace {
 alignas(4096) std::byte ram[4096];
@@ -17,6 +18,12 @@ int main() {
     if (gone || !(gone.error() == vm_accel::errc::not_found)) return 4;
     // An inline variable is one object in the whole program.
     if (other_unit::address_of_version() != &vm_accel::library_version) return 5;
+    // A device made here answers there.
+    vm_accel::counting_sink sink;
+    const auto device = std::make_unique<other_unit::device>(memory, sink);
+    if (!device->init()) return 6;
+    if (device->mmio_read(0, 4) == 0) return 7;
+    if (other_unit::read_idr0(*device) != device->mmio_read(0, 4)) return 8;
     std::cout << "two translation units agree\n";
     return 0;
 }

@@ -7,3 +7,5 @@ vm_accel::result<vm_accel::pa> other_unit::first_page(const vm_accel::region_map
     if (!run) return vm_accel::fail(vm_accel::errc::not_found, "no page at 0x1000");
     return run->base;
 }
+
+std::uint64_t other_unit::read_idr0(device& d) { return d.mmio_read(0, 4); }
