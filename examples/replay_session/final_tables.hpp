@@ -1,0 +1,275 @@
+/// What the recorded structures say at the end of the session, read without
+/// the library: the second opinion that a device's answers are held against.
+///
+/// Shares with the library the layouts of spec/ and nothing else. Knows stage
+/// 1 with 64-bit tables of any granule, bypass and abort; anything beyond that
+/// it reports as unknown, and the replay then refuses to judge.
+#pragma once
+
+#include "page_memory.hpp"
+
+#include <vm_accel/spec/cd.hpp>
+#include <vm_accel/spec/descriptors.hpp>
+#include <vm_accel/spec/register_fields.hpp>
+#include <vm_accel/spec/registers.hpp>
+#include <vm_accel/spec/ste.hpp>
+
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <vector>
+
+namespace replay {
+
+/// A stream's final configuration.
+struct stream_view {
+    enum class kind { aborts, bypasses, stage1, unknown };
+
+    kind what = kind::aborts;
+    spec::cd context{};
+    bool el2 = false;        ///< invalidated by CMD_TLBI_EL2_*
+    bool privileged = false; ///< STE.PRIVCFG makes accesses privileged
+};
+
+/// A mapping of one input page.
+struct mapping {
+    std::uint64_t output = 0; ///< of the very address asked for
+    bool readable = false;
+    bool writable = false;
+
+    friend bool operator==(const mapping&, const mapping&) = default;
+};
+
+/// One half of a stage-1 address space.
+struct table_half {
+    bool enabled = false;
+    std::uint64_t base = 0;
+    unsigned input_bits = 0;
+    spec::granule granule = spec::granule::size_4k;
+    bool hierarchical = true; ///< APTable counts
+};
+
+class final_tables {
+public:
+    final_tables(const recording& session, const page_memory& memory) : memory_(memory) {
+        for (const register_write& w : session.writes)
+            registers_[w.offset] = w.value;
+    }
+
+    /// The last value written to a register; 0 if none was.
+    [[nodiscard]] std::uint64_t value_of(std::uint64_t offset) const {
+        const auto found = registers_.find(offset);
+        return found == registers_.end() ? 0 : found->second;
+    }
+
+    [[nodiscard]] stream_view stream(stream_id sid) const {
+        using enum stream_view::kind;
+        if (spec::CR0::SMMUEN::of(value_of(spec::reg::CR0)) == 0) {
+            const bool abort = spec::GBPA::ABORT::of(value_of(spec::reg::GBPA)) != 0;
+            return {.what = abort ? aborts : bypasses};
+        }
+        const std::optional<std::uint64_t> at = entry_address(raw(sid));
+        spec::ste entry;
+        if (!at || !load(*at, entry) || get<spec::ste::V>(entry) == 0) return {};
+        stream_view view{.el2 = get<spec::ste::STRW>(entry) ==
+                                static_cast<std::uint64_t>(spec::stream_world::el2),
+                         .privileged = get<spec::ste::PRIVCFG>(entry) == 3};
+        switch (spec::ste_config{static_cast<std::uint8_t>(get<spec::ste::Config>(entry))}) {
+        case spec::ste_config::bypass:
+            view.what = bypasses;
+            return view;
+        case spec::ste_config::s1_translate:
+            break;
+        case spec::ste_config::s2_translate:
+        case spec::ste_config::s1_s2_translate:
+            view.what = unknown;
+            return view;
+        default:
+            return view;
+        }
+        if (get<spec::ste::S1CDMax>(entry) != 0 && get<spec::ste::S1Fmt>(entry) != 0) {
+            view.what = unknown;
+            return view;
+        }
+        if (!load(get_address<spec::ste::S1ContextPtr>(entry), view.context) ||
+            get<spec::cd::V>(view.context) == 0) {
+            return view;
+        }
+        const bool plain = get<spec::cd::AA64>(view.context) == 1 &&
+                           get<spec::cd::ENDI>(view.context) == 0 &&
+                           get<spec::cd::DS>(view.context) == 0;
+        view.what = plain ? stage1 : unknown;
+        return view;
+    }
+
+    /// What the tables make of an address; nullopt = they do not map it.
+    [[nodiscard]] std::optional<mapping> find(const stream_view& view, iova address) const {
+        using enum stream_view::kind;
+        if (view.what == bypasses) return mapping{raw(address), true, true};
+        if (view.what != stage1) return std::nullopt;
+        address = without_tag(view, address);
+        const table_half half = half_of(view, address);
+        if (!reaches(half, address)) return std::nullopt;
+
+        std::uint64_t table = half.base;
+        bool may_write = true;
+        bool may_be_unprivileged = true;
+        for (int level = start_level(half); level <= 3; ++level) {
+            const std::optional<std::uint64_t> word =
+                memory_.load64(pa{descriptor_address(half, table, level, address)});
+            if (!word || spec::descriptor_kind::Valid::of(*word) == 0) return std::nullopt;
+            const bool table_bit = spec::descriptor_kind::Table::of(*word) != 0;
+            if (level < 3 && table_bit) {
+                if (half.hierarchical) {
+                    const std::uint64_t limit = spec::stage1_table::APTable::of(*word);
+                    may_write = may_write && (limit & 2) == 0;
+                    may_be_unprivileged = may_be_unprivileged && (limit & 1) == 0;
+                }
+                table = *word & spec::table_address_mask(half.granule);
+                continue;
+            }
+            if (level == 3 ? !table_bit : !spec::has_blocks(half.granule, level)) {
+                return std::nullopt;
+            }
+            // Without hardware update of the access flag, AF = 0 faults (AFFD aside).
+            if (spec::stage1_leaf::AF::of(*word) == 0 && get<spec::cd::HA>(view.context) == 0 &&
+                get<spec::cd::AFFD>(view.context) == 0) {
+                return std::nullopt;
+            }
+            const std::uint64_t offset =
+                raw(address) & ((std::uint64_t{1} << spec::covered_bits(half.granule, level)) - 1);
+            const std::uint64_t output =
+                (*word & spec::output_address_mask(half.granule, level)) | offset;
+            const unsigned bits = spec::output_address_bits(get<spec::cd::IPS>(view.context));
+            if (output >> bits != 0) return std::nullopt;
+            const bool reachable =
+                view.privileged ||
+                (may_be_unprivileged && spec::access_permission::unprivileged::of(*word) != 0 &&
+                 !e0pd(view, is_upper(address)));
+            if (!reachable) return mapping{output, false, false};
+            return mapping{output, true,
+                           may_write && spec::access_permission::read_only::of(*word) == 0};
+        }
+        return std::nullopt;
+    }
+
+    /// Bit 55 selects the half, whatever the top byte holds.
+    [[nodiscard]] static bool is_upper(iova address) { return (raw(address) >> 55 & 1) != 0; }
+    /// The address as the tables see it: where the top byte is ignored, it is
+    /// what bit 55 says.
+    [[nodiscard]] static iova without_tag(const stream_view& view, iova address) {
+        constexpr std::uint64_t top = std::uint64_t{0xff} << 56;
+        const bool ignored = is_upper(address) ? get<spec::cd::TBI1>(view.context) != 0
+                                               : get<spec::cd::TBI0>(view.context) != 0;
+        if (!ignored) return address;
+        return is_upper(address) ? iova{raw(address) | top} : iova{raw(address) & ~top};
+    }
+
+    /// Which half an address belongs to, and its tables.
+    [[nodiscard]] static table_half half_of(const stream_view& view, iova address) {
+        const spec::cd& c = view.context;
+        table_half half;
+        if (!is_upper(address)) {
+            half.enabled = get<spec::cd::EPD0>(c) == 0;
+            half.base = get_address<spec::cd::TTB0>(c);
+            half.input_bits = 64 - static_cast<unsigned>(get<spec::cd::T0SZ>(c));
+            half.hierarchical = get<spec::cd::HAD0>(c) == 0;
+            switch (get<spec::cd::TG0>(c)) {
+            case 0:
+                half.granule = spec::granule::size_4k;
+                break;
+            case 1:
+                half.granule = spec::granule::size_64k;
+                break;
+            case 2:
+                half.granule = spec::granule::size_16k;
+                break;
+            default:
+                half.enabled = false;
+            }
+        } else {
+            half.enabled = get<spec::cd::EPD1>(c) == 0 && !view.el2;
+            half.base = get_address<spec::cd::TTB1>(c);
+            half.input_bits = 64 - static_cast<unsigned>(get<spec::cd::T1SZ>(c));
+            half.hierarchical = get<spec::cd::HAD1>(c) == 0;
+            switch (get<spec::cd::TG1>(c)) {
+            case 1:
+                half.granule = spec::granule::size_16k;
+                break;
+            case 2:
+                half.granule = spec::granule::size_4k;
+                break;
+            case 3:
+                half.granule = spec::granule::size_64k;
+                break;
+            default:
+                half.enabled = false;
+            }
+        }
+        if (half.input_bits < 16 || half.input_bits > 48) half.enabled = false;
+        return half;
+    }
+    /// Whether the half's tables have a place for the address.
+    [[nodiscard]] static bool reaches(const table_half& half, iova address) {
+        if (!half.enabled) return false;
+        const std::uint64_t top = raw(address) >> half.input_bits;
+        return top == (is_upper(address) ? ~std::uint64_t{0} >> half.input_bits : 0);
+    }
+    [[nodiscard]] static int start_level(const table_half& half) {
+        const unsigned resolved = half.input_bits - spec::page_bits(half.granule);
+        const unsigned per_level = spec::bits_per_level(half.granule);
+        return 4 - static_cast<int>((resolved + per_level - 1) / per_level);
+    }
+    [[nodiscard]] static std::uint64_t
+    descriptor_address(const table_half& half, std::uint64_t table, int level, iova address) {
+        const std::uint64_t inside = raw(address) & ((std::uint64_t{1} << half.input_bits) - 1);
+        const std::uint64_t index = (inside >> spec::covered_bits(half.granule, level)) &
+                                    ((std::uint64_t{1} << spec::bits_per_level(half.granule)) - 1);
+        const bool first = level == start_level(half);
+        // The first table may be larger or smaller than a page: all bits count.
+        const std::uint64_t first_index = inside >> spec::covered_bits(half.granule, level);
+        return table + (first ? first_index : index) * 8;
+    }
+
+private:
+    [[nodiscard]] static bool e0pd(const stream_view& view, bool upper) {
+        return upper ? get<spec::cd::E0PD1>(view.context) != 0
+                     : get<spec::cd::E0PD0>(view.context) != 0;
+    }
+
+    /// Where a stream's STE is; nullopt = beyond the tables.
+    [[nodiscard]] std::optional<std::uint64_t> entry_address(std::uint64_t sid) const {
+        const std::uint64_t shape = value_of(spec::reg::STRTAB_BASE_CFG);
+        const std::uint64_t base = value_of(spec::reg::STRTAB_BASE) & spec::STRTAB_BASE::ADDR::mask;
+        const std::uint64_t log2size = spec::STRTAB_BASE_CFG::LOG2SIZE::of(shape);
+        if (log2size < 32 && (sid >> log2size) != 0) return std::nullopt;
+        if (spec::STRTAB_BASE_CFG::FMT::of(shape) != spec::STRTAB_BASE_CFG::FMT_2lvl) {
+            return base + sid * sizeof(spec::ste);
+        }
+        const std::uint64_t split = spec::STRTAB_BASE_CFG::SPLIT::of(shape);
+        spec::l1_stream_table_descriptor first;
+        if (!load(base + (sid >> split) * 8, first)) return std::nullopt;
+        const std::uint64_t span = get<spec::l1_stream_table_descriptor::Span>(first);
+        const std::uint64_t index = sid & ((std::uint64_t{1} << split) - 1);
+        if (span == 0 || span > split + 1 || index >= (std::uint64_t{1} << (span - 1))) {
+            return std::nullopt;
+        }
+        return get_address<spec::l1_stream_table_descriptor::L2Ptr>(first) +
+               index * sizeof(spec::ste);
+    }
+
+    template <class Structure>
+    [[nodiscard]] bool load(std::uint64_t address, Structure& out) const {
+        for (std::size_t i = 0; i < out.word.size(); ++i) {
+            const std::optional<std::uint64_t> word = memory_.load64(pa{address + 8 * i});
+            if (!word) return false;
+            out.word[i] = *word;
+        }
+        return true;
+    }
+
+    const page_memory& memory_;
+    std::map<std::uint64_t, std::uint64_t> registers_;
+};
+
+} // namespace replay

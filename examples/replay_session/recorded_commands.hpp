@@ -1,0 +1,149 @@
+/// The command queue as the session left it, and what its invalidations cover.
+#pragma once
+
+#include "final_tables.hpp"
+
+#include <vm_accel/spec/commands.hpp>
+
+#include <cstdint>
+#include <optional>
+#include <vector>
+
+namespace replay {
+
+/// The stage-1 address space that a page of a stream belongs to.
+struct address_space {
+    stream_id stream{};
+    bool el2 = false;
+    std::uint64_t asid = 0;
+    std::uint64_t vmid = 0;
+};
+
+class recorded_commands {
+public:
+    /// The commands in the order in which they were written, oldest first.
+    recorded_commands(const final_tables& registers, const page_memory& memory) {
+        const std::uint64_t shape = registers.value_of(spec::reg::CMDQ_BASE);
+        size_ = std::uint64_t{1} << spec::CMDQ_BASE::LOG2SIZE::of(shape);
+        const std::uint64_t base = shape & spec::CMDQ_BASE::ADDR::mask & ~(size_ * 16 - 1);
+        end_ = registers.value_of(spec::reg::CMDQ_PROD) & (2 * size_ - 1);
+        start_ = registers.value_of(spec::reg::CMDQ_CONS) & (2 * size_ - 1);
+        const std::uint64_t written = (end_ - start_) & (2 * size_ - 1);
+        // More than the queue holds: it wrapped, and the oldest are overwritten.
+        const std::uint64_t kept = written < size_ ? written : size_;
+        for (std::uint64_t i = 0; i < kept; ++i) {
+            const std::uint64_t at = base + ((end_ - kept + i) & (size_ - 1)) * 16;
+            spec::command c;
+            c.word[0] = memory.load64(pa{at}).value_or(0);
+            c.word[1] = memory.load64(pa{at + 8}).value_or(0);
+            commands_.push_back(c);
+        }
+        start_ = (end_ - kept) & (2 * size_ - 1);
+    }
+
+    [[nodiscard]] std::size_t count() const noexcept { return commands_.size(); }
+    [[nodiscard]] const spec::command& operator[](std::size_t i) const { return commands_[i]; }
+    /// The queue index (with wrap bit) that stands behind the first `i` commands.
+    [[nodiscard]] std::uint64_t index_after(std::size_t i) const noexcept {
+        return (start_ + i) & (2 * size_ - 1);
+    }
+
+    /// Whether a command drops all translations of an address space, or of more.
+    [[nodiscard]] static bool drops_whole(const spec::command& c, const address_space& space) {
+        const std::uint64_t vmid = get<spec::CMD_TLBI::VMID>(c);
+        const std::uint64_t asid = get<spec::CMD_TLBI::ASID>(c);
+        switch (spec::opcode_of(c)) {
+        case spec::opcode::CMD_TLBI_NSNH_ALL:
+            return !space.el2;
+        case spec::opcode::CMD_TLBI_NH_ALL:
+        case spec::opcode::CMD_TLBI_S12_VMALL:
+            return !space.el2 && vmid == space.vmid;
+        case spec::opcode::CMD_TLBI_NH_ASID:
+            return !space.el2 && vmid == space.vmid && asid == space.asid;
+        case spec::opcode::CMD_TLBI_EL2_ALL:
+            return space.el2;
+        case spec::opcode::CMD_TLBI_EL2_ASID:
+            return space.el2 && asid == space.asid;
+        default:
+            return false;
+        }
+    }
+
+    /// Whether a command names, by ASID and address, the page of `address`.
+    [[nodiscard]] static bool names_page(const spec::command& c, const address_space& space,
+                                         iova address) {
+        bool any_asid = false;
+        switch (spec::opcode_of(c)) {
+        case spec::opcode::CMD_TLBI_NH_VAA:
+            any_asid = true;
+            [[fallthrough]];
+        case spec::opcode::CMD_TLBI_NH_VA:
+            if (space.el2 || get<spec::CMD_TLBI::VMID>(c) != space.vmid) return false;
+            break;
+        case spec::opcode::CMD_TLBI_EL2_VAA:
+            any_asid = true;
+            [[fallthrough]];
+        case spec::opcode::CMD_TLBI_EL2_VA:
+            if (!space.el2) return false;
+            break;
+        default:
+            return false;
+        }
+        if (!any_asid && get<spec::CMD_TLBI::ASID>(c) != space.asid) return false;
+        const std::uint64_t first = get_address<spec::CMD_TLBI::Address>(c);
+        std::uint64_t bytes = page_bytes;
+        if (const std::uint64_t tg = get<spec::CMD_TLBI::TG>(c); tg != 0) {
+            const std::uint64_t scale = get<spec::CMD_TLBI::SCALE>(c);
+            if (scale > 39) return true;
+            const std::uint64_t granules = (get<spec::CMD_TLBI::NUM>(c) + 1) << scale;
+            const unsigned granule_bits = 10 + 2 * static_cast<unsigned>(tg);
+            bytes =
+                granules >> (64 - granule_bits) != 0 ? ~std::uint64_t{0} : granules << granule_bits;
+        }
+        return raw(address) >= first && raw(address) - first < bytes;
+    }
+
+    /// Whether a command makes the SMMU read a stream's configuration again.
+    [[nodiscard]] static bool reconfigures(const spec::command& c, stream_id sid) {
+        const std::uint64_t named = get<spec::CMD_CFGI::StreamID>(c);
+        switch (spec::opcode_of(c)) {
+        case spec::opcode::CMD_CFGI_STE:
+        case spec::opcode::CMD_CFGI_CD:
+        case spec::opcode::CMD_CFGI_CD_ALL:
+            return named == raw(sid);
+        case spec::opcode::CMD_CFGI_STE_RANGE: {
+            const std::uint64_t bits = get<spec::CMD_CFGI::Range>(c) + 1;
+            return (named >> bits) == (std::uint64_t{raw(sid)} >> bits);
+        }
+        default:
+            return false;
+        }
+    }
+
+    /// The last command that covers the page. An address space as a whole is
+    /// dropped when it is set up, before any page of it was translated: such
+    /// commands cover a page only after the stream's last configuration.
+    [[nodiscard]] std::optional<std::size_t> last_cover(const address_space& space,
+                                                        iova address) const {
+        for (std::size_t i = commands_.size(); i-- > 0;) {
+            if (names_page(commands_[i], space, address)) return i;
+            if (drops_whole(commands_[i], space)) {
+                const auto later = commands_.begin() + static_cast<std::ptrdiff_t>(i);
+                if (std::none_of(later, commands_.end(), [&](const spec::command& c) {
+                        return reconfigures(c, space.stream);
+                    })) {
+                    return i;
+                }
+            }
+        }
+        return std::nullopt;
+    }
+
+private:
+    std::vector<spec::command> commands_;
+    std::uint64_t size_ = 0;
+    std::uint64_t start_ = 0;
+    std::uint64_t end_ = 0;
+};
+
+} // namespace replay
