@@ -218,6 +218,14 @@ public:
     /// Whether everything up to PROD has been consumed.
     bool commands_done() { return (cons() & 0xf'ffff) == prod_; }
 
+    /// For tests that start over: the ring from entry 0, pages from the first.
+    void restart_ring() { prod_ = 0; }
+    void forget_pages() { next_ = first_free; }
+    void clear_tables() {
+        std::memset(host(level1_table), 0, 0x1000);
+        std::memset(host(first_free), 0, 0x40000);
+    }
+
     /// Takes the oldest event record, or none.
     std::optional<spec::event_record> event() {
         const std::uint32_t prod = read32(spec::reg::EVENTQ_PROD);
