@@ -1,8 +1,8 @@
-"""Packages of a foreign Debian suite or architecture, unpacked beside the build and never installed.
+"""Packages of a foreign Debian suite or architecture, unpacked under build/ and never installed.
 
-An `Archive` is one suite for one architecture with an apt state folder of its own: the machine's own
-apt lists, dpkg database and installed packages are neither read nor changed. Package names and
-versions come from the archive's metadata, so nothing here names a kernel version. apt itself checks
+An `Archive` is one suite for one architecture with an apt state folder of its own: the machine's
+own apt lists, dpkg database and packages are neither read nor changed. Package names and versions
+come from the archive's metadata, so nothing here names a kernel version. apt itself checks
 the signatures against the Debian archive keyring.
 """
 
@@ -94,7 +94,8 @@ class Archive:
         if done.returncode:
             reason = (done.stderr.strip() or done.stdout.strip()).splitlines()
             raise BedError(f"{tool} {' '.join(arguments)} ({self.suite}/{self.architecture}): "
-                           f"{reason[0] if reason else 'no message'}; check the network and the mirror")
+                           f"{reason[0] if reason else 'no message'}; "
+                           "check the network and the mirror")
         return done.stdout
 
     def update(self):

@@ -73,7 +73,8 @@ checksum boot
 
 # The third quarter of the disk becomes a copy of the first.
 quarter=$(($(cat /sys/block/vda/size) / 4 / 128))
-dd if=/dev/vda of=/dev/vda bs=64k count=$quarter seek=$((2 * quarter)) conv=notrunc,fsync 2>/dev/null
+dd if=/dev/vda of=/dev/vda bs=64k count=$quarter seek=$((2 * quarter)) conv=notrunc,fsync \
+    2>/dev/null
 checksum written
 
 for type in identity DMA-FQ DMA; do
@@ -93,4 +94,4 @@ if [ "$DEMO_INJECT" = 1 ]; then
     checksum injected
 fi
 grep -E 'arm-smmu|virtio' /proc/interrupts | sed 's/^/GUEST: interrupts /'
-finish done
+finish "done"

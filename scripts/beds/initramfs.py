@@ -2,7 +2,7 @@
 
 Kernel modules go in uncompressed and in dependency order: /modules/order lists them, each after the
 ones its .modinfo section names under depends=. Shared libraries follow the NEEDED entries of the
-programs that use them. No root rights and no cpio program are needed: device nodes are just records.
+programs that use them. No root rights and no cpio program are needed: a device node is a record.
 """
 
 import lzma

@@ -1,4 +1,4 @@
-"""What the beds are made of: Debian kernels, cross-built programs and the machines that run them."""
+"""What the beds are made of: Debian kernels, cross-built programs, and machines that run them."""
 
 import os
 import pathlib
@@ -94,7 +94,8 @@ def build(target):
     say(f"building {target} for arm64")
     quietly(["cmake", "--build", str(folder), "--target", target], ARM64 / "build.log")
     say(f"built in {time.monotonic() - started:.1f} s")
-    return next(path for path in folder.rglob(target) if path.is_file() and os.access(path, os.X_OK))
+    return next(path for path in folder.rglob(target)
+                if path.is_file() and os.access(path, os.X_OK))
 
 
 def quietly(command, log):
@@ -131,7 +132,7 @@ def pack_outer(path, vmm, folder):
 
 
 def pack_programs(path, programs):
-    """The initial file system of a machine that runs arm64 programs: {name: path of the program}."""
+    """The initial file system of a machine that runs `programs`: {name: path}."""
     archive = Initramfs()
     archive.busybox(busybox(), OUTER_APPLETS)
     archive.file("init", (BEDS / "programs-init.sh").read_bytes(), executable=True)

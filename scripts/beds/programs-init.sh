@@ -9,7 +9,8 @@ mount -t devtmpfs devtmpfs /dev
 mount -t tmpfs tmpfs /tmp
 cd /tmp || poweroff -f
 for program in /programs/*; do
-    # shellcheck disable=SC2086  (the arguments are words)
+    # The arguments are words, meant to be split.
+    # shellcheck disable=SC2046
     "$program" $(echo "$PROGRAM_ARGUMENTS" | sed 's/,/ /g')
     echo "OUTER: ${program##*/} exit status $?"
 done
