@@ -13,15 +13,14 @@
 namespace linux_vmm {
 
 /// Routes a vCPU's access to a device by address. The devices outlive the bus;
-/// `injector` may be null. `Smmu` needs mmio_read, mmio_write and poll.
+/// `injector` may be null. `Smmu` needs mmio_read and mmio_write.
 /// Threads: all vCPU threads at once.
-template <class Uart, class Smmu, class Disk, class Injector, class Notify>
+template <class Uart, class Smmu, class Disk, class Injector>
 struct guest_bus {
     Uart& uart;
     Smmu& smmu;
     Disk& disk;
     Injector* injector;
-    Notify notify; ///< void() noexcept, wakes the I/O thread
 
     void mmio_read(pa address, std::span<std::byte> out) noexcept {
         const auto size = static_cast<unsigned>(out.size());
@@ -60,8 +59,6 @@ private:
     void write(pa address, unsigned size, std::uint64_t value) noexcept {
         if (is_at(machine_map::smmu, address, size)) {
             smmu.mmio_write(raw(address) - raw(machine_map::smmu.base), size, value);
-            // The work of one register write is bounded; the I/O thread does the rest.
-            if (smmu.poll()) notify();
         } else if (is_at(machine_map::disk, address, size)) {
             disk.write(raw(address) - raw(machine_map::disk.base), size, value);
         } else if (is_at(machine_map::uart, address, size)) {

@@ -7,7 +7,7 @@
 /// nowhere in guest RAM afterwards.
 #pragma once
 
-#include "virtqueue.hpp"
+#include "dma.hpp"
 
 #include <vm_accel/core/address.hpp>
 #include <vm_accel/guest/region_map.hpp>
@@ -85,7 +85,10 @@ public:
     /// RAM address, so that a DMA that is not translated would hit RAM.
     injector(std::vector<dma_source<Port>> sources, const vm_accel::region_map& ram, pa target,
              Print print)
-        : sources_(std::move(sources)), ram_(ram), target_(raw(target)), print_(print) {}
+        : sources_(std::move(sources)), ram_(ram), target_(raw(target)), print_(print) {
+        for (dma_source<Port>& s : sources_)
+            port_in_use<Port>::rest(s.port);
+    }
 
     /// 0 before the first injection, 1 if the last one was refused, 2 if not.
     [[nodiscard]] std::uint32_t read() noexcept {
@@ -99,6 +102,7 @@ public:
         const std::lock_guard lock{mutex_};
         if (number == 0 || number > sources_.size() || done_.size() == most) return;
         dma_source<Port>& from = sources_[number - 1];
+        const port_in_use awake{from.port};
         injection now{from.name, from.stream};
         try_read(from.port, now, iova{target_});
         try_write(from.port, now, iova{target_});

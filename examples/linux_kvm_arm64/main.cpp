@@ -5,9 +5,9 @@
 /// threads on the right CPUs, KVM, and the SMMU that the guest's own driver
 /// programs. The disk reaches guest memory through its port of the SMMU only.
 #include "device_tree.hpp"
-#include "doorbell.hpp"
 #include "guest_bus.hpp"
 #include "injector.hpp"
+#include "io_thread.hpp"
 #include "kernel_image.hpp"
 #include "machine_map.hpp"
 #include "options.hpp"
@@ -28,15 +28,16 @@
 #include <vm_accel/smmu/host/bitmap_streams.hpp>
 #include <vm_accel/smmu/smmu.hpp>
 
-#include <pthread.h>
 #include <unistd.h>
 
-#include <atomic>
-#include <cstdio>
+#include <cerrno>
+#include <cstdlib>
 #include <fstream>
 #include <iostream>
+#include <span>
 #include <string>
-#include <thread>
+#include <string_view>
+#include <utility>
 #include <vector>
 
 namespace linux_vmm {
@@ -220,9 +221,10 @@ int run(const options& wanted) {
         static_cast<void>(need(host.smmu().attach_device(device, ram_range, stream_id{stream})));
         return need(host.smmu().make_port(device));
     };
-    const doorbell bell = need(doorbell::create());
-    const auto wake_io = [&bell]() noexcept { bell.ring(); };
-    pl011 uart{print, line_to(machine_map::uart_spi)};
+    os::wakeup bell;
+    need(bell.open());
+    const auto wake_io = [&bell]() noexcept { bell.signal(); };
+    pl011 uart{[](std::string_view text) noexcept { print(text); }, line_to(machine_map::uart_spi)};
     virtio_disk disk{attach("disk", machine_map::disk_stream), storage,
                      line_to(machine_map::disk_spi), wake_io};
     using port = guest_smmu::port;
@@ -235,7 +237,7 @@ int run(const options& wanted) {
     injector rogue{std::move(rogues), host.guest_memory(),
                    offset_by(machine_map::ram_base, ram_bytes / 2),
                    [](const injection& i) noexcept { print(line_of(i) + '\n'); }};
-    guest_bus bus{uart, host.smmu(), disk, wanted.inject ? &rogue : nullptr, wake_io};
+    guest_bus bus{uart, host.smmu(), disk, wanted.inject ? &rogue : nullptr};
 
     // --- kernel, initial file system and device tree into RAM
     machine_description machine;
@@ -252,25 +254,14 @@ int run(const options& wanted) {
     }
     need(arm64::set_boot_registers(vcpus[0], where.kernel, where.device_tree));
 
-    // --- the I/O thread serves the disk, and what the SMMU puts off
-    std::atomic<bool> stopping{false};
-    std::thread io{[&] {
-        ::pthread_setname_np(::pthread_self(), "disk-io");
-        while (!stopping.load()) {
-            bell.wait();
-            while (host.smmu().poll()) {}
-            disk.serve();
-        }
-    }};
-
     // --- the guest runs
-    vcpu_threads processors{vcpus};
-    const guest_end end = processors.run(
-        bus, [&](unsigned vcpu) { static_cast<void>(host.vcpus().pin_current_thread(vcpu)); },
-        wanted.timeout_seconds);
-    stopping = true;
-    bell.ring();
-    io.join();
+    const auto pin = [&](unsigned vcpu) {
+        static_cast<void>(host.vcpus().pin_current_thread(vcpu)); // what came of it is reported
+    };
+    const guest_end end = [&] {
+        const io_thread io{host.smmu(), disk, bell};
+        return vcpu_threads{vcpus}.run(bus, pin, wanted.timeout_seconds);
+    }();
     uart.flush();
 
     // --- what happened

@@ -28,7 +28,9 @@ public:
           requests_(disk),
           sectors_(disk.sectors()),
           line_(line),
-          notify_(notify) {}
+          notify_(notify) {
+        port_in_use<Port>::rest(port_);
+    }
     virtio_disk(const virtio_disk&) = delete;
     virtio_disk& operator=(const virtio_disk&) = delete;
 
@@ -104,6 +106,7 @@ public:
 
     /// Serves what the driver has queued, until nothing waits. For the I/O thread.
     void serve() noexcept {
+        const port_in_use awake{port_};
         bool served = true;
         while (served) {
             const std::lock_guard lock{mutex_};
@@ -115,7 +118,6 @@ public:
     [[nodiscard]] const block_statistics& statistics() const noexcept {
         return requests_.statistics();
     }
-    [[nodiscard]] Port& port() noexcept { return port_; }
 
 private:
     static constexpr std::uint64_t configuration = 0x100;
@@ -175,10 +177,9 @@ private:
         };
         if (offset == 0x044) {
             queue_ready_ = (value & 1) != 0 && virtqueue::is_valid_size(place_.size);
-            queue_ = virtqueue{place_};
+            queue_ = virtqueue{place_}; // later changes of the place do not reach it
             return;
         }
-        if (queue_ready_) return; // its place is fixed while it is in use
         switch (offset) {
         case 0x038:
             place_.size = virtqueue::is_valid_size(value) ? static_cast<std::uint16_t>(value)

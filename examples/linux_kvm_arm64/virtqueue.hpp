@@ -8,12 +8,13 @@
 /// the ones the guest gave, which the SMMU checks.
 #pragma once
 
+#include "dma.hpp"
+
 #include <vm_accel/core/address.hpp>
 #include <vm_accel/core/field.hpp>
 
 #include <array>
 #include <atomic>
-#include <concepts>
 #include <cstddef>
 #include <cstdint>
 #include <span>
@@ -24,24 +25,6 @@ using vm_accel::iova;
 using le16 = vm_accel::little<std::uint16_t>;
 using vm_accel::le32;
 using vm_accel::le64;
-
-/// What a device does DMA through: copies `span.size()` bytes, false = refused.
-template <class P>
-concept dma_copier =
-    requires(P& port, iova address, std::span<std::byte> out, std::span<const std::byte> in) {
-        { port.read(address, out) } noexcept -> std::same_as<bool>;
-        { port.write(address, in) } noexcept -> std::same_as<bool>;
-    };
-
-/// Reads or writes one trivially copyable object at `address`.
-template <class T, dma_copier Port>
-[[nodiscard]] bool dma_load(Port& port, iova address, T& object) noexcept {
-    return port.read(address, std::as_writable_bytes(std::span{&object, 1}));
-}
-template <class T, dma_copier Port>
-[[nodiscard]] bool dma_store(Port& port, iova address, const T& object) noexcept {
-    return port.write(address, std::as_bytes(std::span{&object, 1}));
-}
 
 inline constexpr std::uint16_t max_queue_size = 128;
 
