@@ -7,6 +7,7 @@
 #include <csignal>
 #include <cstdlib>
 #include <string>
+#include <thread>
 
 #if defined(__linux__)
 #include <fcntl.h>
@@ -375,6 +376,133 @@ TEST_CASE("x86-64: CPUID of the host can be given to a vCPU", "[hypervisor][kvm]
         CHECK(entry.eax >= 0x8000'0001);
     }
     CHECK(found);
+}
+
+#endif
+
+#if defined(__linux__) && defined(__aarch64__)
+
+TEST_CASE("arm64: the in-kernel GICv3", "[hypervisor][kvm]") {
+    auto backend = kvm_model::open();
+    if (!backend) return;
+    auto vm = backend->create_vm();
+    REQUIRE(vm);
+    constexpr pa distributor{0x0800'0000};
+    constexpr pa redistributors{0x080a'0000};
+    CHECK(vm->set_spi(3, true).error() == errc::out_of_range);
+    CHECK(vm->finish_gic().error() == errc::not_found);
+    CHECK(vm->create_gic_v3(pa{0x0800'1000}, redistributors, 2).error() == errc::invalid_argument);
+    CHECK(vm->create_gic_v3(distributor, redistributors, 0).error() == errc::invalid_argument);
+    const result<> made = vm->create_gic_v3(distributor, redistributors, 2);
+    if (!made) std::cerr << made.error() << '\n';
+    REQUIRE(made);
+    CHECK(vm->create_gic_v3(distributor, redistributors, 2).error() == errc::already_exists);
+    const auto early = vm->irqfd(3);
+    REQUIRE_FALSE(early);
+    CHECK(contains(early.error().cure, "finish_gic()"));
+
+    auto first = vm->create_vcpu(0);
+    auto second = vm->create_vcpu(1);
+    REQUIRE(first);
+    REQUIRE(second);
+    CHECK(arm64::set_timer_interrupts(*first, 27, 30));
+    CHECK_FALSE(arm64::set_timer_interrupts(*first, 5, 30)); // not a private interrupt
+    const result<> finished = vm->finish_gic();
+    if (!finished) std::cerr << finished.error() << '\n';
+    REQUIRE(finished);
+    CHECK(vm->set_spi(0, true));
+    CHECK(vm->set_spi(0, false));
+    CHECK(vm->pulse_spi(223)); // INTID 255, the last of 256
+    CHECK(vm->pulse_spi(224).error() == errc::out_of_range);
+    CHECK(vm->set_spi(~0u - 31, true).error() == errc::out_of_range);
+    const auto line = vm->irqfd(3);
+    REQUIRE(line);
+    CHECK(os::signal_event(*line));
+}
+
+TEST_CASE("arm64: interrupts by line and by irqfd are pending in the GIC", "[hypervisor][kvm]") {
+    auto backend = kvm_model::open();
+    if (!backend) return;
+    auto vm = backend->create_vm();
+    REQUIRE(vm);
+    ram memory{0x1'0000};
+    REQUIRE(vm->add_memory(pa{0}, memory.data(), memory.size()));
+    REQUIRE(vm->create_gic_v3(pa{0x0800'0000}, pa{0x080a'0000}, 1));
+    auto vcpu = vm->create_vcpu(0);
+    REQUIRE(vcpu);
+    REQUIRE(vm->finish_gic());
+    const auto line = vm->irqfd(8); // INTID 40
+    REQUIRE(line);
+    REQUIRE(vm->set_spi(1, true)); // INTID 33, level
+    REQUIRE(os::signal_event(*line));
+    // The guest makes INTID 40 edge triggered first (GICD_ICFGR2, bit 17), then
+    // waits for the VMM, then shows GICD_ISPENDR1.
+    kvm_model::start(*vcpu, memory, task::spin);
+    const std::uint32_t code[] = {
+        0x52a10001, // mov w1, #0x08000000
+        0x52a00042, // mov w2, #0x20000
+        0xb90c0822, // str w2, [x1, #0xc08]
+        0xb9000002, // str w2, [x0]: the VMM signals
+        0xb9420422, // ldr w2, [x1, #0x204]
+        0xb9000402, // str w2, [x0, #4]
+        0x17fffffe, // b back to the load
+    };
+    std::ranges::copy(std::as_bytes(std::span{code}), memory.data() + 0x4000);
+    recording_bus bus;
+    std::uint64_t pending = 0;
+    bus.on_write = [&](const access_record& access) {
+        if (access.address == raw(window)) {
+            CHECK(os::signal_event(*line));
+        } else {
+            pending |= access.value;
+            if (pending == 0x102) vcpu->request_exit(); // an irqfd may take a moment
+        }
+    };
+    const auto ended = vcpu->run(bus);
+    REQUIRE(ended);
+    CHECK(name_of(ended->reason) == "interrupted");
+    CHECK(pending == 0x102);
+}
+
+TEST_CASE("arm64: a vCPU that is off until CPU_ON can be brought back", "[hypervisor][kvm]") {
+    auto backend = kvm_model::open();
+    if (!backend) return;
+    auto vm = backend->create_vm();
+    REQUIRE(vm);
+    auto first = vm->create_vcpu(0);
+    auto second = vm->create_vcpu(1);
+    REQUIRE(first);
+    REQUIRE(second);
+    bool interrupted = false;
+    std::thread waiting{[&] {
+        empty_bus bus;
+        const auto ended = second->run(bus);
+        interrupted = ended && ended->reason == exit_reason::interrupted;
+    }};
+    second->request_exit();
+    waiting.join();
+    CHECK(interrupted);
+}
+
+TEST_CASE("arm64: registers are read back as written", "[hypervisor][kvm]") {
+    auto backend = kvm_model::open();
+    if (!backend) return;
+    auto vm = backend->create_vm();
+    REQUIRE(vm);
+    auto vcpu = vm->create_vcpu(0);
+    REQUIRE(vcpu);
+    REQUIRE(arm64::set_boot_registers(*vcpu, pa{0x4020'0000}, pa{0x4400'0000}));
+    CHECK(vcpu->get_register(arm64::pc) == 0x4020'0000u);
+    CHECK(vcpu->get_register(arm64::x(0)) == 0x4400'0000u);
+    CHECK(vcpu->get_register(arm64::pstate) == 0x3c5u);
+    for (unsigned i = 4; i <= 30; ++i)
+        REQUIRE(vcpu->set_register(arm64::x(i), 0x1000 + i));
+    for (unsigned i = 4; i <= 30; ++i)
+        CHECK(vcpu->get_register(arm64::x(i)) == 0x1000u + i);
+    CHECK(vcpu->get_register(arm64::mpidr_el1));
+    const auto none = vcpu->get_register(0x6030'0000'0010'ffff);
+    REQUIRE_FALSE(none);
+    CHECK_FALSE(none.error().cure.empty());
 }
 
 #endif

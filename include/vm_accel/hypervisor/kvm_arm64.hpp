@@ -27,8 +27,8 @@ inline constexpr std::uint64_t pstate = core_register(264);
            std::uint64_t{crn} << 7 | std::uint64_t{crm} << 3 | op2;
 }
 inline constexpr std::uint64_t mpidr_el1 = system_register(3, 0, 0, 0, 5);
-/// The virtual counter. KVM's numbers of it and of CVAL are swapped with the
-/// encodings of the registers; the interface keeps it so.
+/// The virtual timer. KVM's numbers of its count and compare value are each
+/// other's register encodings; the interface keeps it so.
 inline constexpr std::uint64_t timer_control = system_register(3, 3, 14, 3, 1);
 inline constexpr std::uint64_t timer_count = system_register(3, 3, 14, 3, 2);
 inline constexpr std::uint64_t timer_compare = system_register(3, 3, 14, 0, 2);
@@ -55,8 +55,9 @@ inline constexpr std::uint64_t pstate_el1_masked = 0x3c5;
     return {};
 }
 
-/// Chooses the private interrupts (INTID 16 to 31) of a vCPU's timers. Before
-/// any vCPU runs; KVM's defaults are 27 (virtual) and 30 (physical).
+/// Chooses the private interrupts (INTID 16 to 31) of a vCPU's timers: after
+/// create_gic_v3() and before any vCPU runs. KVM's own choice is 27 (virtual)
+/// and 30 (physical).
 [[nodiscard]] inline result<> set_timer_interrupts(kvm_vcpu& vcpu, std::uint32_t virtual_timer,
                                                    std::uint32_t physical_timer) noexcept {
     namespace abi = os::kvm_abi;
