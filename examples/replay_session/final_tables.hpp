@@ -153,6 +153,37 @@ public:
         return std::nullopt;
     }
 
+    /// The mappings that a removed translation can have been, smallest first: a
+    /// page, or a block where neither the addresses nor a table that is still
+    /// there speak against it.
+    [[nodiscard]] std::vector<iova_range> possible_mappings(const stream_view& view,
+                                                            const translation_line& t) const {
+        const auto around = [&](unsigned bits) {
+            const std::uint64_t size = std::uint64_t{1} << bits;
+            return iova_range{iova{raw(t.address) & ~(size - 1)}, size};
+        };
+        if (view.what != stream_view::kind::stage1) return {around(12)};
+        const iova address = without_tag(view, t.address);
+        const table_half half = half_of(view, address);
+        if (!reaches(half, address)) return {around(12)};
+        std::vector<iova_range> sizes;
+        std::uint64_t table = half.base;
+        for (int level = start_level(half); level <= 3; ++level) {
+            const unsigned bits = spec::covered_bits(half.granule, level);
+            const bool aligned =
+                ((raw(t.address) ^ raw(t.output)) & ((std::uint64_t{1} << bits) - 1)) == 0;
+            const std::uint64_t word =
+                memory_.load64(pa{descriptor_address(half, table, level, address)}).value_or(0);
+            const bool valid = spec::descriptor_kind::Valid::of(word) != 0;
+            if (level == 3 || (!valid && aligned && spec::has_blocks(half.granule, level))) {
+                sizes.insert(sizes.begin(), around(bits));
+            }
+            if (valid) table = word & spec::table_address_mask(half.granule);
+            if (!valid && level < 3) table = no_table;
+        }
+        return sizes;
+    }
+
     /// Bit 55 selects the half, whatever the top byte holds.
     [[nodiscard]] static bool is_upper(iova address) { return (raw(address) >> 55 & 1) != 0; }
     /// The address as the tables see it: where the top byte is ignored, it is
@@ -232,6 +263,9 @@ public:
     }
 
 private:
+    /// No memory is here: nothing below a missing table is valid.
+    static constexpr std::uint64_t no_table = ~std::uint64_t{0} << 52;
+
     [[nodiscard]] static bool e0pd(const stream_view& view, bool upper) {
         return upper ? get<spec::cd::E0PD1>(view.context) != 0
                      : get<spec::cd::E0PD0>(view.context) != 0;

@@ -5,6 +5,8 @@
 
 #include <vm_accel/spec/commands.hpp>
 
+#include <algorithm>
+#include <cstddef>
 #include <cstdint>
 #include <optional>
 #include <vector>
@@ -21,24 +23,38 @@ struct address_space {
 
 class recorded_commands {
 public:
-    /// The commands in the order in which they were written, oldest first.
-    recorded_commands(const final_tables& registers, const page_memory& memory) {
+    /// The commands in the order in which they were written, oldest first. The
+    /// queue's memory holds the last 2^LOG2SIZE of them.
+    recorded_commands(const recording& session, const final_tables& registers,
+                      const page_memory& memory) {
         const std::uint64_t shape = registers.value_of(spec::reg::CMDQ_BASE);
         size_ = std::uint64_t{1} << spec::CMDQ_BASE::LOG2SIZE::of(shape);
         const std::uint64_t base = shape & spec::CMDQ_BASE::ADDR::mask & ~(size_ * 16 - 1);
-        end_ = registers.value_of(spec::reg::CMDQ_PROD) & (2 * size_ - 1);
-        start_ = registers.value_of(spec::reg::CMDQ_CONS) & (2 * size_ - 1);
-        const std::uint64_t written = (end_ - start_) & (2 * size_ - 1);
-        // More than the queue holds: it wrapped, and the oldest are overwritten.
-        const std::uint64_t kept = written < size_ ? written : size_;
+        std::uint64_t end = 0;
+        std::uint64_t written = 0;
+        for (const register_write& w : session.writes) {
+            if (w.offset == spec::reg::CMDQ_PROD) {
+                written += (w.value - end) & (2 * size_ - 1);
+            } else if (w.offset == spec::reg::CMDQ_CONS) {
+                written = 0;
+            } else {
+                continue;
+            }
+            end = w.value & (2 * size_ - 1);
+        }
+        const auto at = [&](std::uint64_t index) { return base + (index & (size_ - 1)) * 16; };
+        // A recorder may have kept the last write of PROD only. If the slot that
+        // would be written next holds a command, the queue has wrapped.
+        const bool wrapped =
+            written >= size_ || (memory.load64(pa{at(end)}).value_or(0) & 0xff) != 0;
+        const std::uint64_t kept = wrapped ? size_ : written;
+        start_ = (end - kept) & (2 * size_ - 1);
         for (std::uint64_t i = 0; i < kept; ++i) {
-            const std::uint64_t at = base + ((end_ - kept + i) & (size_ - 1)) * 16;
             spec::command c;
-            c.word[0] = memory.load64(pa{at}).value_or(0);
-            c.word[1] = memory.load64(pa{at + 8}).value_or(0);
+            c.word[0] = memory.load64(pa{at(start_ + i)}).value_or(0);
+            c.word[1] = memory.load64(pa{at(start_ + i) + 8}).value_or(0);
             commands_.push_back(c);
         }
-        start_ = (end_ - kept) & (2 * size_ - 1);
     }
 
     [[nodiscard]] std::size_t count() const noexcept { return commands_.size(); }
@@ -69,9 +85,10 @@ public:
         }
     }
 
-    /// Whether a command names, by ASID and address, the page of `address`.
-    [[nodiscard]] static bool names_page(const spec::command& c, const address_space& space,
-                                         iova address) {
+    /// Whether a command names, by ASID and address, some part of a mapping: it
+    /// then takes all of the mapping out of use.
+    [[nodiscard]] static bool names_part(const spec::command& c, const address_space& space,
+                                         const iova_range& mapping) {
         bool any_asid = false;
         switch (spec::opcode_of(c)) {
         case spec::opcode::CMD_TLBI_NH_VAA:
@@ -100,7 +117,8 @@ public:
             bytes =
                 granules >> (64 - granule_bits) != 0 ? ~std::uint64_t{0} : granules << granule_bits;
         }
-        return raw(address) >= first && raw(address) - first < bytes;
+        if (!iova_range{iova{first}, bytes}.is_valid()) bytes = ~first; // does not wrap
+        return mapping.overlaps({iova{first}, bytes});
     }
 
     /// Whether a command makes the SMMU read a stream's configuration again.
@@ -120,13 +138,13 @@ public:
         }
     }
 
-    /// The last command that covers the page. An address space as a whole is
+    /// The last command that covers a mapping. An address space as a whole is
     /// dropped when it is set up, before any page of it was translated: such
-    /// commands cover a page only after the stream's last configuration.
+    /// commands count only behind the stream's last configuration.
     [[nodiscard]] std::optional<std::size_t> last_cover(const address_space& space,
-                                                        iova address) const {
+                                                        const iova_range& mapping) const {
         for (std::size_t i = commands_.size(); i-- > 0;) {
-            if (names_page(commands_[i], space, address)) return i;
+            if (names_part(commands_[i], space, mapping)) return i;
             if (drops_whole(commands_[i], space)) {
                 const auto later = commands_.begin() + static_cast<std::ptrdiff_t>(i);
                 if (std::none_of(later, commands_.end(), [&](const spec::command& c) {
@@ -143,7 +161,6 @@ private:
     std::vector<spec::command> commands_;
     std::uint64_t size_ = 0;
     std::uint64_t start_ = 0;
-    std::uint64_t end_ = 0;
 };
 
 } // namespace replay

@@ -63,7 +63,7 @@ public:
           device_(device),
           log_(log),
           tables_(session, memory),
-          commands_(tables_, memory) {
+          commands_(session, tables_, memory) {
         for (const translation_line& t : session.translations) {
             if (!streams_.contains(raw(t.stream))) {
                 streams_[raw(t.stream)] = tables_.stream(t.stream);
@@ -113,6 +113,20 @@ private:
         return {t.stream, view.el2, get<spec::cd::ASID>(view.context), 0};
     }
 
+    /// The command that took a removed mapping out of use, and the mapping's size.
+    struct cover {
+        std::size_t command = 0;
+        std::uint64_t size = page_bytes;
+    };
+    [[nodiscard]] std::optional<cover> cover_of(const translation_line& t) const {
+        for (const iova_range& was : tables_.possible_mappings(view_of(t), t)) {
+            if (const auto command = commands_.last_cover(space_of(t), was)) {
+                return cover{*command, was.size};
+            }
+        }
+        return std::nullopt;
+    }
+
     void settle() {
         while (device_.poll()) {}
     }
@@ -141,26 +155,38 @@ private:
     /// command that dropped whole address spaces: so each stale entry is there
     /// when the command comes that has to find it.
     void run_commands_with_stale_entries() {
-        std::vector<std::optional<std::size_t>> covers;
+        struct candidate {
+            const translation_line* line;
+            bool mapped;
+            std::optional<cover> covered;
+        };
+        std::vector<candidate> candidates;
         for (const translation_line& t : session_.translations) {
-            covers.push_back(commands_.last_cover(space_of(t), t.address));
+            candidates.push_back(
+                {&t, tables_.find(view_of(t), t.address).has_value(), cover_of(t)});
         }
-        std::set<std::size_t> seeded;
+        // Blocks first: pages inside one are then mapped by it.
+        std::stable_sort(
+            candidates.begin(), candidates.end(), [](const candidate& a, const candidate& b) {
+                return (a.covered ? a.covered->size : 0) > (b.covered ? b.covered->size : 0);
+            });
+        std::set<const translation_line*> seeded;
         const auto fill = [&](std::size_t next_command) {
             seeded_tables added{memory_};
-            std::vector<std::size_t> lines;
-            for (std::size_t i = 0; i < covers.size(); ++i) {
-                const translation_line& t = session_.translations[i];
-                const bool mapped = tables_.find(view_of(t), t.address).has_value();
-                const bool ahead = covers[i] && *covers[i] >= next_command;
-                if (mapped || (ahead && added.map(view_of(t), t))) lines.push_back(i);
+            std::vector<const translation_line*> present;
+            for (const candidate& c : candidates) {
+                const bool ahead = c.covered && c.covered->command >= next_command;
+                if (c.mapped || (ahead && added.map(view_of(*c.line), *c.line, c.covered->size))) {
+                    present.push_back(c.line);
+                }
             }
-            for (const std::size_t i : lines) {
-                const translation_line& t = session_.translations[i];
+            for (const translation_line* t : present) {
                 const std::optional<pa> got =
-                    device_.access(t.stream, t.address, vm_accel::access::read);
-                if (got == t.output) seeded.insert(i);
-                if (t.writable) (void)device_.access(t.stream, t.address, vm_accel::access::write);
+                    device_.access(t->stream, t->address, vm_accel::access::read);
+                if (got == t->output) seeded.insert(t);
+                if (t->writable) {
+                    (void)device_.access(t->stream, t->address, vm_accel::access::write);
+                }
             }
         };
         run_commands_to(commands_.index_after(0));
@@ -200,7 +226,7 @@ private:
         } else if (read || write) {
             count_wrong(what + "is no longer mapped, but read gave " + shown(read) +
                         " and write gave " + shown(write));
-        } else if (!commands_.last_cover(space_of(t), t.address)) {
+        } else if (!cover_of(t)) {
             count_wrong(what + "is no longer mapped, and no recorded command invalidates it");
         } else {
             ++verdict_.faulted;

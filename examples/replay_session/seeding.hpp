@@ -27,25 +27,32 @@ public:
     /// Spare bytes that one added mapping needs at most: a table per level.
     static constexpr std::size_t spare_pages_per_mapping = 3 * 16;
 
-    /// Maps the line's page as it was; true if it is mapped now. False where
-    /// stage-1 tables cannot say it (the stream no longer translates, no such
-    /// permission, an output that its granule cannot reach).
-    bool map(const stream_view& view, const translation_line& t) {
+    /// Maps `size` bytes around the line's page as they were; true if they are
+    /// mapped now. Map large pieces before small ones. False where stage-1 tables
+    /// cannot say it (the stream no longer translates, no such permission, an
+    /// output that its granule cannot reach).
+    bool map(const stream_view& view, const translation_line& t, std::uint64_t size) {
         if (view.what != stream_view::kind::stage1 || !t.readable) return false;
         const iova address = final_tables::without_tag(view, t.address);
         const table_half half = final_tables::half_of(view, address);
         if (!final_tables::reaches(half, address)) return false;
         const std::uint64_t page = std::uint64_t{1} << spec::page_bits(half.granule);
-        if (((raw(address) ^ raw(t.output)) & (page - 1)) != 0) return false;
+        if (((raw(address) ^ raw(t.output)) & (size - 1)) != 0) return false;
 
         std::uint64_t table = half.base;
         for (int level = final_tables::start_level(half);; ++level) {
             const pa at{final_tables::descriptor_address(half, table, level, address)};
             const std::optional<std::uint64_t> word = memory_.load64(at);
             if (!word) return false;
-            if (level == 3) {
-                return put(at, *word, (raw(t.output) & ~(page - 1)) | attributes(t.writable));
+            const std::uint64_t covered = std::uint64_t{1}
+                                          << spec::covered_bits(half.granule, level);
+            if (covered <= size && (level == 3 || spec::descriptor_kind::Valid::of(*word) == 0)) {
+                const std::uint64_t kind =
+                    level == 3 ? spec::descriptor_kind::page : spec::descriptor_kind::block;
+                return put(at, *word,
+                           (raw(t.output) & ~(covered - 1)) | kind | attributes(t.writable));
             }
+            if (level == 3) return false;
             if (spec::descriptor_kind::Valid::of(*word) == 0) {
                 const std::uint64_t fresh = (next_ + page - 1) & ~(page - 1);
                 if (!memory_.load64(pa{fresh + page - 8})) return false;
@@ -53,7 +60,9 @@ public:
                 if (!put(at, *word, fresh | spec::descriptor_kind::table)) return false;
                 table = fresh;
             } else if (spec::descriptor_kind::Table::of(*word) == 0) {
-                return false; // a block: the page is mapped, as something else
+                // A block is there: perhaps one that was added for another line.
+                return ((*word ^ raw(t.output)) & spec::output_address_mask(half.granule, level)) ==
+                       0;
             } else {
                 table = *word & spec::table_address_mask(half.granule);
             }
@@ -71,7 +80,7 @@ public:
 
 private:
     [[nodiscard]] static constexpr std::uint64_t attributes(bool writable) {
-        return spec::descriptor_kind::page | spec::stage1_leaf::AP::in_place(writable ? 1 : 3) |
+        return spec::stage1_leaf::AP::in_place(writable ? 1 : 3) |
                spec::stage1_leaf::SH::in_place(3) | spec::stage1_leaf::AF::mask |
                spec::stage1_leaf::nG::mask;
     }
