@@ -7,9 +7,10 @@
 #include <vm_accel/affinity/platform.hpp>
 #include <vm_accel/topology/regular.hpp>
 
+#include <atomic>
+#include <cstdint>
 #include <mutex>
 #include <string_view>
-#include <thread>
 #include <utility>
 #include <vector>
 
@@ -24,7 +25,7 @@ public:
     static constexpr bool pins_are_real = false;
 
     struct recorded_pin {
-        std::thread::id thread{};
+        std::uint64_t thread = 0; ///< threads are numbered in the order of their first pin
         os::cpu_set cpus{};
     };
 
@@ -51,12 +52,12 @@ public:
         }
         const std::lock_guard lock{mutex_};
         for (recorded_pin& known : pins_) {
-            if (known.thread == std::this_thread::get_id()) {
+            if (known.thread == this_thread()) {
                 known.cpus = present;
                 return {};
             }
         }
-        pins_.push_back({std::this_thread::get_id(), present});
+        pins_.push_back({this_thread(), present});
         return {};
     }
 
@@ -64,7 +65,7 @@ public:
     [[nodiscard]] result<os::cpu_set> pinned() noexcept {
         const std::lock_guard lock{mutex_};
         for (const recorded_pin& known : pins_)
-            if (known.thread == std::this_thread::get_id()) return known.cpus;
+            if (known.thread == this_thread()) return known.cpus;
         return topology_.cpu_set();
     }
 
@@ -75,6 +76,13 @@ public:
     }
 
 private:
+    /// Unlike a system's thread identifier, never used twice.
+    [[nodiscard]] static std::uint64_t this_thread() noexcept {
+        static std::atomic<std::uint64_t> count{0};
+        thread_local const std::uint64_t number = ++count;
+        return number;
+    }
+
     cpu_topology topology_;
     std::vector<recorded_pin> pins_{};
     mutable std::mutex mutex_{};
