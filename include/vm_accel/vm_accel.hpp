@@ -22,6 +22,7 @@
 #include <vm_accel/hypervisor/hypervisor.hpp>
 #include <vm_accel/hypervisor/kvm.hpp>
 #include <vm_accel/hypervisor/kvm_arm64.hpp>
+#include <vm_accel/hypervisor/kvm_memory.hpp>
 #include <vm_accel/hypervisor/kvm_system.hpp>
 #include <vm_accel/hypervisor/kvm_vcpu.hpp>
 #include <vm_accel/hypervisor/kvm_vm.hpp>

@@ -4,10 +4,10 @@
 #include <vm_accel/core/address.hpp>
 #include <vm_accel/hypervisor/hypervisor.hpp>
 #include <vm_accel/hypervisor/kvm_arm64.hpp>
+#include <vm_accel/hypervisor/kvm_memory.hpp>
 #include <vm_accel/hypervisor/kvm_vcpu.hpp>
 
-#include <array>
-#include <mutex>
+#include <utility>
 
 namespace vm_accel::inline v0 {
 
@@ -25,27 +25,6 @@ struct kvm_vm_options {
 class kvm_vm {
 public:
     using vcpu = kvm_vcpu;
-    /// Regions of RAM at most, however many slots the kernel would give.
-    static constexpr std::size_t memory_capacity = 128;
-
-    kvm_vm(kvm_vm&& other) noexcept
-        : vm_(std::move(other.vm_)),
-          gic_(std::move(other.gic_)),
-          capabilities_(other.capabilities_),
-          vcpu_map_bytes_(other.vcpu_map_bytes_),
-          kick_signal_(other.kick_signal_),
-          interrupts_(other.interrupts_),
-          slots_(other.slots_) {}
-    kvm_vm& operator=(kvm_vm&& other) noexcept {
-        gic_ = std::move(other.gic_);
-        vm_ = std::move(other.vm_);
-        capabilities_ = other.capabilities_;
-        vcpu_map_bytes_ = other.vcpu_map_bytes_;
-        kick_signal_ = other.kick_signal_;
-        interrupts_ = other.interrupts_;
-        slots_ = other.slots_;
-        return *this;
-    }
 
     [[nodiscard]] const hypervisor_capabilities& capabilities() const noexcept {
         return capabilities_;
@@ -56,31 +35,15 @@ public:
     /// Makes [base, base + bytes) RAM, backed by `host`; all three multiples of
     /// 4096. The bytes must outlive the slot.
     [[nodiscard]] result<> add_memory(pa base, std::byte* host, std::uint64_t bytes) noexcept {
-        return add(base, host, bytes, 0);
+        return memory_.add(vm_, base, host, bytes, false);
     }
     /// The same, but what the guest writes there goes to the bus (ROM, flash).
     [[nodiscard]] result<> add_read_only_memory(pa base, std::byte* host,
                                                 std::uint64_t bytes) noexcept {
-        return add(base, host, bytes, os::kvm_abi::memory_read_only);
+        return memory_.add(vm_, base, host, bytes, true);
     }
     /// Once it has returned no vCPU uses those bytes. Error: not_found.
-    [[nodiscard]] result<> remove_memory(pa base) noexcept {
-        const std::lock_guard lock{mutex_};
-        for (std::size_t i = 0; i < slots_.size(); ++i) {
-            if (slots_[i].empty() || slots_[i].base != base) continue;
-            os::kvm_abi::memory_region region{static_cast<std::uint32_t>(i), 0, raw(base), 0, 0};
-            const os::call_result called =
-                os::device_request_with(vm_, os::kvm_abi::set_memory_region, region);
-            if (!called.ok()) {
-                return os::fail_with(called.os_error, at("guest memory at ", raw(base)).view(),
-                                     "see the kernel's log");
-            }
-            slots_[i] = {};
-            return {};
-        }
-        return fail(errc::not_found, at("guest memory: no region starts at ", raw(base)),
-                    "pass the base that was given to add_memory()");
-    }
+    [[nodiscard]] result<> remove_memory(pa base) noexcept { return memory_.remove(vm_, base); }
 
     // --- processors -------------------------------------------------------
 
@@ -212,14 +175,13 @@ private:
         : vm_(std::move(vm)),
           capabilities_(capabilities),
           vcpu_map_bytes_(vcpu_map_bytes),
-          kick_signal_(kick_signal) {}
+          kick_signal_(kick_signal),
+          memory_(capabilities.memory_slots) {}
 
     [[nodiscard]] static fixed_text<160> at(std::string_view what, std::uint64_t number,
                                             unsigned number_base = 16) noexcept {
         return fixed_text<160>{what}.append_number(number, number_base);
     }
-    [[nodiscard]] result<> add(pa base, std::byte* host, std::uint64_t bytes,
-                               std::uint32_t flags) noexcept;
     [[nodiscard]] result<> start_arm64(kvm_vcpu& created, arm64::vcpu_options options) noexcept;
     [[nodiscard]] result<> drive(std::uint32_t irq, bool level) noexcept {
         os::kvm_abi::irq_level line{irq, level ? 1u : 0u};
@@ -239,49 +201,8 @@ private:
     std::size_t vcpu_map_bytes_ = 0;
     int kick_signal_ = 0;
     unsigned interrupts_ = 0; ///< inputs of the interrupt controller; 0 = none
-    std::array<pa_range, memory_capacity> slots_{};
-    std::mutex mutex_;
+    kvm_memory memory_;
 };
-
-inline result<> kvm_vm::add(pa base, std::byte* host, std::uint64_t bytes,
-                            std::uint32_t flags) noexcept {
-    const pa_range range{base, bytes};
-    const auto host_address = reinterpret_cast<std::uintptr_t>(host);
-    if (host == nullptr || bytes == 0 || !range.is_valid() ||
-        ((raw(base) | bytes | host_address) & 0xfff) != 0) {
-        return fail(errc::invalid_argument,
-                    at("guest memory at ", raw(base))
-                        .append(": empty, without host memory, misaligned or past the top"),
-                    "align base, host pointer and size to 4096, and keep them in range");
-    }
-    const std::lock_guard lock{mutex_};
-    std::size_t free_slot = slots_.size();
-    for (std::size_t i = slots_.size(); i-- > 0;) {
-        if (slots_[i].empty()) {
-            free_slot = i;
-        } else if (slots_[i].overlaps(range)) {
-            return fail(errc::already_exists,
-                        at("guest memory at ", raw(base))
-                            .append(": overlaps the region at ")
-                            .append_number(raw(slots_[i].base), 16),
-                        "remove the other region first, or choose another base");
-        }
-    }
-    if (free_slot >= std::min<std::size_t>(slots_.size(), capabilities_.memory_slots)) {
-        return fail(errc::exhausted, "guest memory: every slot is in use",
-                    "merge regions that touch");
-    }
-    os::kvm_abi::memory_region region{static_cast<std::uint32_t>(free_slot), flags, raw(base),
-                                      bytes, host_address};
-    const os::call_result called =
-        os::device_request_with(vm_, os::kvm_abi::set_memory_region, region);
-    if (!called.ok()) {
-        return os::fail_with(called.os_error, at("guest memory at ", raw(base)).view(),
-                             "keep it below the guest's address bits, and the host bytes mapped");
-    }
-    slots_[free_slot] = range;
-    return {};
-}
 
 inline result<> kvm_vm::start_arm64(kvm_vcpu& created, arm64::vcpu_options options) noexcept {
     os::kvm_abi::arm_vcpu_init start;
