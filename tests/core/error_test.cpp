@@ -80,6 +80,12 @@ TEST_CASE("fail carries code, system error, cause and cure through results", "[c
     CHECK(failed.error().cause.view() == "no such device");
     CHECK(failed.error().cure.view() == "attach it first");
     CHECK(result<>{}.has_value());
+
+    const result<int> again = inner();
+    CHECK(again == inner());
+    CHECK(again != result<int>{fail(errc::not_found, "no such device", "attach it first", 18)});
+    CHECK(again != result<int>{fail(errc::not_found, "no such device", "attach it", 19)});
+    CHECK(again != result<int>{3});
 }
 
 } // namespace

@@ -70,6 +70,7 @@ struct error {
     fixed_text<160> cause{}; ///< what happened, to what ("/dev/kvm: permission denied")
     fixed_text<160> cure{};  ///< what the reader can do ("add the user to group kvm")
 
+    friend constexpr bool operator==(const error&, const error&) = default;
     friend constexpr bool operator==(const error& e, errc kind) noexcept { return e.code == kind; }
 };
 

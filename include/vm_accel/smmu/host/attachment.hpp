@@ -7,6 +7,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <string_view>
 
 namespace vm_accel::inline v0 {
@@ -49,7 +50,8 @@ struct attachment_record {
     device_name device_id{};
     translation_subject subject{};
     configuration_slot slot{};
-    std::size_t ports = 0; ///< under the control lock
+    std::size_t ports = 0;                     ///< under the control lock
+    std::unique_ptr<attachment_record> next{}; ///< of the set; under the control lock
 
     [[nodiscard]] attachment_info info() const noexcept {
         return {device_id, subject.stream, !subject.detached.load(std::memory_order_relaxed),

@@ -4,12 +4,13 @@
 #include <vm_accel/smmu/caches/configuration_cache.hpp>
 #include <vm_accel/smmu/host/attachment.hpp>
 
-#include <algorithm>
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <new>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 namespace vm_accel::inline v0 {
@@ -18,31 +19,36 @@ namespace vm_accel::inline v0 {
 /// threads use theirs without the lock.
 class attachment_set {
 public:
+    attachment_set() = default;
+    attachment_set(const attachment_set&) = delete;
+    attachment_set& operator=(const attachment_set&) = delete;
+    ~attachment_set() {
+        while (first_ != nullptr)
+            first_ = std::move(first_->next);
+    }
+
     /// The attached device of that name, or null.
     [[nodiscard]] attachment_record* find(std::string_view device_id) const noexcept {
-        for (const auto& record : records_) {
-            if (is_attached(*record) && record->device_id == device_id) return record.get();
-        }
-        return nullptr;
+        return find_if([&](const attachment_record& r) { return r.device_id == device_id; });
     }
     /// The attached device with that StreamID, or null.
     [[nodiscard]] attachment_record* find(stream_id stream) const noexcept {
-        for (const auto& record : records_) {
-            if (is_attached(*record) && record->subject.stream == stream) return record.get();
-        }
-        return nullptr;
+        return find_if([&](const attachment_record& r) { return r.subject.stream == stream; });
     }
 
     /// False = out of memory, and nothing has changed.
     [[nodiscard]] bool attach(std::string_view device_id, pa_range window, stream_id stream,
                               attach_options options) noexcept {
         std::unique_ptr<attachment_record> record{new (std::nothrow) attachment_record};
-        if (!record || !make_room()) return false;
+        if (!record) return false;
         record->device_id = device_name{device_id};
         record->subject.stream = stream;
         record->subject.window = window;
         record->subject.managed = options.managed;
-        records_.push_back(std::move(record));
+        std::unique_ptr<attachment_record>* end = &first_;
+        while (*end != nullptr)
+            end = &(*end)->next;
+        *end = std::move(record);
         return true;
     }
 
@@ -61,20 +67,24 @@ public:
     /// Empties the configuration slots of StreamIDs [first, last].
     void empty_slots(configuration_cache& configurations, std::uint32_t first,
                      std::uint32_t last) noexcept {
-        for (const auto& record : records_) {
-            const std::uint32_t stream = raw(record->subject.stream);
-            if (first <= stream && stream <= last) configurations.empty(record->slot);
+        for (attachment_record* r = first_.get(); r != nullptr; r = r->next.get()) {
+            const std::uint32_t stream = raw(r->subject.stream);
+            if (first <= stream && stream <= last) configurations.empty(r->slot);
         }
     }
 
     [[nodiscard]] std::size_t attached() const noexcept {
-        return static_cast<std::size_t>(std::count_if(
-            records_.begin(), records_.end(), [](const auto& r) { return is_attached(*r); }));
+        std::size_t count = 0;
+        for (const attachment_record* r = first_.get(); r != nullptr; r = r->next.get()) {
+            if (is_attached(*r)) ++count;
+        }
+        return count;
     }
+    /// In the order in which they were attached.
     [[nodiscard]] std::vector<attachment_info> list() const {
         std::vector<attachment_info> all;
-        for (const auto& record : records_) {
-            if (is_attached(*record)) all.push_back(record->info());
+        for (const attachment_record* r = first_.get(); r != nullptr; r = r->next.get()) {
+            if (is_attached(*r)) all.push_back(r->info());
         }
         return all;
     }
@@ -83,26 +93,23 @@ private:
     [[nodiscard]] static bool is_attached(const attachment_record& record) noexcept {
         return !record.subject.detached.load(std::memory_order_relaxed);
     }
+    template <class Predicate>
+    [[nodiscard]] attachment_record* find_if(Predicate matches) const noexcept {
+        for (attachment_record* r = first_.get(); r != nullptr; r = r->next.get()) {
+            if (is_attached(*r) && matches(*r)) return r;
+        }
+        return nullptr;
+    }
     void forget_if_unused(attachment_record& record) noexcept {
         if (is_attached(record) || record.ports != 0) return;
-        std::erase_if(records_, [&](const auto& r) { return r.get() == &record; });
-    }
-    /// Room for one more record, without an exception that escapes.
-    [[nodiscard]] bool make_room() noexcept {
-        if (records_.size() < records_.capacity()) return true;
-#if defined(__cpp_exceptions)
-        try {
-            records_.reserve(records_.size() * 2 + 8);
-        } catch (...) {
-            return false;
-        }
-#else
-        records_.reserve(records_.size() * 2 + 8);
-#endif
-        return true;
+        std::unique_ptr<attachment_record>* at = &first_;
+        while (at->get() != &record)
+            at = &(*at)->next;
+        *at = std::move(record.next);
     }
 
-    std::vector<std::unique_ptr<attachment_record>> records_;
+    /// A list that owns its records: attaching can fail without an exception.
+    std::unique_ptr<attachment_record> first_;
 };
 
 } // namespace vm_accel::inline v0
