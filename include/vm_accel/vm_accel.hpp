@@ -62,6 +62,7 @@
 #include <vm_accel/os/threads.hpp>
 #include <vm_accel/os/wakeup.hpp>
 #include <vm_accel/os/worker_thread.hpp>
+#include <vm_accel/smmu/assembly.hpp>
 #include <vm_accel/smmu/caches/configuration_cache.hpp>
 #include <vm_accel/smmu/caches/context_table.hpp>
 #include <vm_accel/smmu/caches/no_tlb.hpp>

@@ -26,7 +26,8 @@ LAYERS = {
     "hypervisor": ["core", "os", "guest"],
     "manager": ["core"],
 }
-# The same inside smmu/. The wiring, and what it is configured with, may include all of them.
+# The same inside smmu/. What lies directly in smmu/ is the wiring: it may include all of them, and
+# none of them may include it.
 SMMU_PARTS = {
     "vocabulary": [],
     "caches": ["vocabulary"],
@@ -34,7 +35,6 @@ SMMU_PARTS = {
     "translation": ["caches", "vocabulary"],
     "control": ["caches", "vocabulary"],
 }
-SMMU_WIRING = ("smmu/options.hpp", "smmu/smmu.hpp")
 EVERYTHING = "vm_accel.hpp"
 PMR_ADAPTER = "numa/pmr_adapter.hpp"
 EXHAUSTION = "os/exhaustion.hpp"
@@ -89,6 +89,10 @@ def layer_of(name):
     return name.split("/")[0] if "/" in name else None
 
 
+def is_smmu_wiring(name):
+    return re.fullmatch(r"smmu/\w+\.hpp", name) is not None
+
+
 def check_edge(name, target, report):
     """`name` includes <vm_accel/target>."""
     if target == EVERYTHING:
@@ -103,9 +107,9 @@ def check_edge(name, target, report):
         return  # reported as an unknown layer
     if here != there and there not in LAYERS[here]:
         report(name, "layer", f"{here}/ may not include {there}/ ({target})")
-    if here == there == "smmu" and name not in SMMU_WIRING:
+    if here == there == "smmu" and not is_smmu_wiring(name):
         part, other = name.split("/")[1], target.split("/")[1]
-        if target in SMMU_WIRING:
+        if is_smmu_wiring(target):
             report(name, "smmu-part", f"no part includes {target}")
         elif part in SMMU_PARTS and other in SMMU_PARTS:
             if part != other and other not in SMMU_PARTS[part]:
@@ -120,8 +124,8 @@ def check_header(name, text, headers, report):
     if name != EVERYTHING:
         if layer_of(name) not in LAYERS:
             report(name, "layer", "is in no layer")
-        if layer_of(name) == "smmu" and name not in SMMU_WIRING and (
-                name.count("/") < 2 or name.split("/")[1] not in SMMU_PARTS):
+        if layer_of(name) == "smmu" and not is_smmu_wiring(name) and (
+                name.split("/")[1] not in SMMU_PARTS):
             report(name, "smmu-part", "is in no part of smmu/: " + ", ".join(SMMU_PARTS))
         # A header that only includes others needs no namespace.
         has_code = any(line.strip() and not line.lstrip().startswith("#") for line in code_lines)
@@ -295,7 +299,7 @@ BREAKS = [
      "smmu-part"),
     ("host includes the wiring", "smmu/host/j.hpp", including("<vm_accel/smmu/smmu.hpp>"),
      "smmu-part"),
-    ("a header beside the parts", "smmu/extra.hpp", lambda _: header(), "smmu-part"),
+    ("another part of the SMMU", "smmu/extra/x.hpp", lambda _: header(), "smmu-part"),
     ("a new layer", "extra/x.hpp", lambda _: header(), "layer"),
     ("two headers in a circle", "core/result.hpp", including("<vm_accel/core/a.hpp>"), None),
     ("hwloc outside topology", "numa/k.hpp", including("<hwloc.h>"), "foreign"),
