@@ -13,12 +13,15 @@
 
 namespace replay {
 
-/// The stage-1 address space that a page of a stream belongs to.
-struct address_space {
+/// The stage-1 address space that a page of a stream belongs to. Where the
+/// stream no longer translates nobody knows its ASID: then any one will do.
+struct tagged_space {
     stream_id stream{};
     bool el2 = false;
-    std::uint64_t asid = 0;
+    std::optional<std::uint64_t> asid{};
     std::uint64_t vmid = 0;
+
+    [[nodiscard]] bool has_asid(std::uint64_t other) const { return !asid || *asid == other; }
 };
 
 class recorded_commands {
@@ -65,7 +68,7 @@ public:
     }
 
     /// Whether a command drops all translations of an address space, or of more.
-    [[nodiscard]] static bool drops_whole(const spec::command& c, const address_space& space) {
+    [[nodiscard]] static bool drops_whole(const spec::command& c, const tagged_space& space) {
         const std::uint64_t vmid = get<spec::CMD_TLBI::VMID>(c);
         const std::uint64_t asid = get<spec::CMD_TLBI::ASID>(c);
         switch (spec::opcode_of(c)) {
@@ -75,11 +78,11 @@ public:
         case spec::opcode::CMD_TLBI_S12_VMALL:
             return !space.el2 && vmid == space.vmid;
         case spec::opcode::CMD_TLBI_NH_ASID:
-            return !space.el2 && vmid == space.vmid && asid == space.asid;
+            return !space.el2 && vmid == space.vmid && space.has_asid(asid);
         case spec::opcode::CMD_TLBI_EL2_ALL:
             return space.el2;
         case spec::opcode::CMD_TLBI_EL2_ASID:
-            return space.el2 && asid == space.asid;
+            return space.el2 && space.has_asid(asid);
         default:
             return false;
         }
@@ -87,7 +90,7 @@ public:
 
     /// Whether a command names, by ASID and address, some part of a mapping: it
     /// then takes all of the mapping out of use.
-    [[nodiscard]] static bool names_part(const spec::command& c, const address_space& space,
+    [[nodiscard]] static bool names_part(const spec::command& c, const tagged_space& space,
                                          const iova_range& mapping) {
         bool any_asid = false;
         switch (spec::opcode_of(c)) {
@@ -106,7 +109,7 @@ public:
         default:
             return false;
         }
-        if (!any_asid && get<spec::CMD_TLBI::ASID>(c) != space.asid) return false;
+        if (!any_asid && !space.has_asid(get<spec::CMD_TLBI::ASID>(c))) return false;
         const std::uint64_t first = get_address<spec::CMD_TLBI::Address>(c);
         std::uint64_t bytes = page_bytes;
         if (const std::uint64_t tg = get<spec::CMD_TLBI::TG>(c); tg != 0) {
@@ -140,11 +143,13 @@ public:
 
     /// The last command that covers a mapping. An address space as a whole is
     /// dropped when it is set up, before any page of it was translated: such
-    /// commands count only behind the stream's last configuration.
-    [[nodiscard]] std::optional<std::size_t> last_cover(const address_space& space,
+    /// commands count only behind the stream's last configuration. For a stream
+    /// that no longer translates, that configuration itself is the cover.
+    [[nodiscard]] std::optional<std::size_t> last_cover(const tagged_space& space,
                                                         const iova_range& mapping) const {
         for (std::size_t i = commands_.size(); i-- > 0;) {
             if (names_part(commands_[i], space, mapping)) return i;
+            if (!space.asid && reconfigures(commands_[i], space.stream)) return i;
             if (drops_whole(commands_[i], space)) {
                 const auto later = commands_.begin() + static_cast<std::ptrdiff_t>(i);
                 if (std::none_of(later, commands_.end(), [&](const spec::command& c) {

@@ -108,9 +108,10 @@ private:
     [[nodiscard]] const stream_view& view_of(const translation_line& t) const {
         return streams_.at(raw(t.stream));
     }
-    [[nodiscard]] address_space space_of(const translation_line& t) const {
+    [[nodiscard]] tagged_space space_of(const translation_line& t) const {
         const stream_view& view = view_of(t);
-        return {t.stream, view.el2, get<spec::cd::ASID>(view.context), 0};
+        if (view.what != stream_view::kind::stage1) return {t.stream};
+        return {t.stream, view.el2, get<spec::cd::ASID>(view.context)};
     }
 
     /// The command that took a removed mapping out of use, and the mapping's size.
