@@ -80,7 +80,7 @@ private:
     }
 
     /// Lowers the fullest entries to a common level until `bytes` are given, in
-    /// whole granules but for the last piece; returns what did not fit.
+    /// whole granules and then the rest; returns what did not fit.
     [[nodiscard]] static std::uint64_t spread(memory_plan& plan, unsigned request,
                                               std::vector<entry>& entries, std::uint64_t bytes,
                                               const memory_inventory& inventory,
@@ -90,6 +90,13 @@ private:
             return a.room != b.room ? a.room > b.room : a.node < b.node;
         });
         const std::uint64_t granule = std::max<std::uint64_t>(inventory.granule, 1);
+        const auto give_to = [&](entry& to, std::uint64_t part) {
+            numa_planning::append(plan, {request, to.node, part, os::bind_mode::bind,
+                                         numa_planning::about(*inventory.topology, to.node, why)});
+            to.room -= part;
+        };
+        std::uint64_t tail = bytes % granule; // goes last, so that all before it is whole
+        bytes -= tail;
         // The level: the first k entries, lowered to it, give `bytes`.
         std::size_t k = 0;
         std::uint64_t above = 0; // what lowering the first k to entry k's room gives
@@ -118,20 +125,23 @@ private:
         for (bool progress = true; left != 0 && progress;) {
             progress = false;
             for (const std::size_t i : order) {
-                const std::uint64_t part = std::min(left, granule);
-                if (left == 0 || entries[i].room - share[i] < part) continue;
-                share[i] += part;
-                left -= part;
+                if (left == 0 || entries[i].room - share[i] < granule) continue;
+                share[i] += granule;
+                left -= granule;
                 progress = true;
             }
         }
-        for (std::size_t i = 0; i < entries.size(); ++i) {
-            numa_planning::append(
-                plan, {request, entries[i].node, share[i], os::bind_mode::bind,
-                       numa_planning::about(*inventory.topology, entries[i].node, why)});
-            entries[i].room -= share[i];
+        for (std::size_t i = 0; i < entries.size(); ++i)
+            give_to(entries[i], share[i]);
+        entry& most =
+            *std::max_element(entries.begin(), entries.end(), [](const entry& a, const entry& b) {
+                return a.room != b.room ? a.room < b.room : a.node > b.node;
+            });
+        if (left == 0 && tail != 0 && most.room >= tail) {
+            give_to(most, tail);
+            tail = 0;
         }
-        return left;
+        return left + tail;
     }
 };
 
