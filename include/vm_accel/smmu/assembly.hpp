@@ -1,0 +1,224 @@
+/// All parts of one SMMU, and how effects travel between them.
+///
+/// Parts do not know each other: they return effects, and this is where effects
+/// are acted on. smmu.hpp is the interface on top.
+#pragma once
+
+#include <vm_accel/core/result.hpp>
+#include <vm_accel/guest/guest_memory.hpp>
+#include <vm_accel/guest/interrupt_sink.hpp>
+#include <vm_accel/os/wakeup.hpp>
+#include <vm_accel/smmu/caches/configuration_cache.hpp>
+#include <vm_accel/smmu/caches/tlb_policy.hpp>
+#include <vm_accel/smmu/control/control_plane.hpp>
+#include <vm_accel/smmu/control/event_queue.hpp>
+#include <vm_accel/smmu/control/quiescence.hpp>
+#include <vm_accel/smmu/control/register_file.hpp>
+#include <vm_accel/smmu/host/attachment_set.hpp>
+#include <vm_accel/smmu/host/dma_port.hpp>
+#include <vm_accel/smmu/host/host_errors.hpp>
+#include <vm_accel/smmu/host/stream_allocator.hpp>
+#include <vm_accel/smmu/options.hpp>
+#include <vm_accel/smmu/translation/translator.hpp>
+
+#include <atomic>
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <new>
+#include <thread>
+#include <utility>
+
+namespace vm_accel::inline v0 {
+
+/// Threads: device threads come through ports, without a lock. Everything else
+/// holds control_mutex. host_mutex serialises the calls that wait, and is taken
+/// before control_mutex, never inside.
+template <tlb_policy TlbPolicy, stream_allocator StreamAllocator, guest_memory GuestMemory,
+          interrupt_sink InterruptSink, smmu_options Options>
+struct smmu_assembly {
+    static constexpr smmu_features F = Options::features;
+    using quiescence = typename Options::quiescence;
+    using translator_type = translator<F, TlbPolicy, GuestMemory, InterruptSink>;
+    using guard_slot_type = guard_slot;
+    using effects_type = effects;
+    using port = dma_port<smmu_assembly>;
+
+    [[nodiscard]] port make_port(attachment_record& record, guard_slot& slot) noexcept {
+        ++record.ports;
+        return port{*this, record, slot, counters[guards.index_of(slot)]};
+    }
+
+    /// See smmu::init().
+    [[nodiscard]] result<> init() noexcept {
+        if (is_initialized()) return host_error::initialized_twice();
+        if (memory == nullptr) return host_error::no_memory_connected();
+        if (sink == nullptr) {
+            own_sink.reset(new (std::nothrow) InterruptSink{});
+            sink = own_sink.get();
+        }
+        counters.reset(new (std::nothrow) port_counters[Options::ports]);
+        if (sink == nullptr || !counters || !guards.allocate(Options::ports) ||
+            !configurations.allocate(Options::configurations, Options::contexts,
+                                     Options::generation_bits) ||
+            !control.allocate() || !host_grace.allocate(Options::ports)) {
+            return host_error::out_of_memory();
+        }
+        // A system without eventfd still has poll().
+        (void)deferred.open().has_value();
+        initialized.store(true, std::memory_order_release);
+        return {};
+    }
+    [[nodiscard]] bool is_initialized() const noexcept {
+        return initialized.load(std::memory_order_acquire);
+    }
+
+    [[nodiscard]] translator_type translate_by() noexcept {
+        return {tlb, configurations, *memory, *sink};
+    }
+    [[nodiscard]] stream_table_registers stream_registers() const noexcept {
+        return {registers.smmu_enabled(), registers.bypass_aborts(),
+                registers.records_bad_stream_id(), registers.stream_table_base(),
+                registers.stream_table_shape()};
+    }
+    /// Empties the slots of StreamIDs, for the control plane.
+    [[nodiscard]] auto emptier() noexcept {
+        return [this](std::uint32_t first, std::uint32_t last) noexcept {
+            attachments.empty_slots(configurations, first, last);
+        };
+    }
+    [[nodiscard]] effects service() noexcept {
+        return control.service(*memory, emptier(), Options::commands_per_call);
+    }
+
+    // What ports call.
+    void open_guard(guard_slot& slot) noexcept { guards.open(slot); }
+    [[nodiscard]] bool close_guard(guard_slot& slot) noexcept { return guards.close(slot); }
+    void park_port(guard_slot& slot) noexcept { guards.park(slot); }
+    void unpark_port(guard_slot& slot) noexcept { guards.unpark(slot); }
+    [[nodiscard]] outcome translate(attachment_record& record, const transaction& asked,
+                                    port_counters& port_share, translation_fault& fault) noexcept {
+        return translate_by().translate(
+            record.subject, record.slot, asked, [this] { return stream_registers(); }, port_share,
+            fault);
+    }
+    [[nodiscard]] effects record(const translation_fault& fault) noexcept {
+        if (!fault.has_event()) return {};
+        events.push(make_event_record(fault));
+        return events.drain(registers, *memory);
+    }
+    void note_write(pa address, std::uint64_t bytes) noexcept {
+        memory->note_write(address, bytes);
+    }
+    [[nodiscard]] bool deliver_message(stream_id stream, pa address, std::uint32_t data) noexcept {
+        return sink->signal_msi(stream, address, data);
+    }
+    void release_port(attachment_record& record, guard_slot& slot) noexcept {
+        const auto held = lock();
+        guards.release(slot);
+        attachments.release_port(record);
+    }
+
+    /// The control lock. A device thread that finds it taken asks for a look at
+    /// pending work and goes on; whoever holds it looks after letting go. So the
+    /// lock is taken through this class only.
+    class control_lock {
+    public:
+        explicit control_lock(smmu_assembly& owner) noexcept : owner_(owner) {
+            owner_.control_mutex.lock();
+        }
+        control_lock(const control_lock&) = delete;
+        control_lock& operator=(const control_lock&) = delete;
+        ~control_lock() {
+            owner_.control_mutex.unlock();
+            owner_.act(after);
+            if (owner_.look_wanted.load(std::memory_order_seq_cst)) owner_.look_again();
+        }
+        effects after{}; ///< acted on once the lock is free
+
+    private:
+        smmu_assembly& owner_;
+    };
+    [[nodiscard]] control_lock lock() noexcept { return control_lock{*this}; }
+
+    /// Lets the control side look at pending work. Never waits: if the lock is
+    /// taken, its holder looks when it lets go.
+    void look_again() noexcept {
+        look_wanted.store(true, std::memory_order_seq_cst);
+        while (look_wanted.load(std::memory_order_seq_cst)) {
+            effects out;
+            {
+                const std::unique_lock lock{control_mutex, std::try_to_lock};
+                if (!lock) return;
+                if (look_wanted.exchange(false, std::memory_order_seq_cst)) out = service();
+            }
+            act(out);
+        }
+    }
+
+    /// Delivers effects. Called with no lock held and no guard of ours open.
+    void act(const effects& out) noexcept {
+        const auto pulse = [this](bool wanted, wired_interrupt line) noexcept {
+            if (!wanted) return;
+            interrupts.fetch_add(1, std::memory_order_relaxed);
+            sink->pulse(line);
+        };
+        pulse(out.raise_eventq, wired_interrupt::eventq);
+        pulse(out.raise_cmdq_sync, wired_interrupt::cmdq_sync);
+        pulse(out.raise_gerror, wired_interrupt::gerror);
+        if (out.wake_poll) deferred.signal();
+        if (out.drain_commands) look_again();
+    }
+
+    /// Runs a change under the control lock, then waits until every guard that
+    /// was open has closed. The lock is free while it waits.
+    template <class Change>
+    [[nodiscard]] result<> waiting(Change&& change) noexcept {
+        if (!is_initialized()) return host_error::not_initialized();
+        {
+            const auto held = lock();
+            if (guards.held_by_this_thread()) return host_error::guard_open();
+        }
+        const std::lock_guard one_at_a_time{host_mutex};
+        {
+            const auto held = lock();
+            if (const result<> changed = change(); !changed) return changed;
+            control.start(host_grace);
+        }
+        for (unsigned tries = 0;; ++tries) {
+            {
+                const auto held = lock();
+                if (control.finished(host_grace)) return {};
+            }
+            if (tries < 64) {
+                std::this_thread::yield();
+            } else {
+                std::this_thread::sleep_for(std::chrono::microseconds{50});
+            }
+        }
+    }
+
+    GuestMemory* memory = nullptr;
+    InterruptSink* sink = nullptr;
+    std::unique_ptr<InterruptSink> own_sink;
+    TlbPolicy tlb{};
+    StreamAllocator stream_ids{};
+    configuration_cache configurations;
+    register_file<F> registers;
+    event_queue<F> events;
+    quiescence_domain<quiescence> guards;
+    control_plane<F, TlbPolicy, quiescence> control{tlb, configurations, registers, guards};
+    attachment_set attachments;
+    std::unique_ptr<port_counters[]> counters;
+    grace_period host_grace;
+    os::wakeup deferred;
+    std::mutex control_mutex;
+    std::mutex host_mutex;
+    std::atomic<bool> look_wanted{false};
+    std::atomic<bool> initialized{false};
+    std::atomic<std::uint64_t> interrupts{0};
+};
+
+} // namespace vm_accel::inline v0
