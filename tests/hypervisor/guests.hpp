@@ -10,6 +10,8 @@
 #include <cstring>
 #include <functional>
 #include <iostream>
+#include <memory>
+#include <new>
 #include <optional>
 #include <span>
 #include <vector>
@@ -31,16 +33,15 @@ enum class task {
 // echo: 32-bit load from window, plus one, stored to window + 8; 64-bit load
 // from window + 16, stored to window + 24; 0x5a through `word` to window + 32.
 
-struct page {
-    alignas(4096) std::array<std::byte, 4096> bytes{};
-};
-
-/// Page-aligned host memory.
+/// Page-aligned host memory, zeroed.
 class ram {
 public:
-    explicit ram(std::size_t bytes) : pages_(bytes / sizeof(page)) {}
-    [[nodiscard]] std::byte* data() { return pages_.front().bytes.data(); }
-    [[nodiscard]] std::uint64_t size() const { return pages_.size() * sizeof(page); }
+    explicit ram(std::size_t bytes)
+        : bytes_(static_cast<std::byte*>(::operator new(bytes, alignment))), size_(bytes) {
+        std::fill_n(data(), size_, std::byte{0});
+    }
+    [[nodiscard]] std::byte* data() { return bytes_.get(); }
+    [[nodiscard]] std::uint64_t size() const { return size_; }
     template <class T>
     void put(std::uint64_t offset, const T& value) {
         std::memcpy(data() + offset, &value, sizeof value);
@@ -53,7 +54,12 @@ public:
     }
 
 private:
-    std::vector<page> pages_;
+    static constexpr std::align_val_t alignment{4096};
+    struct release {
+        void operator()(std::byte* bytes) const { ::operator delete(bytes, alignment); }
+    };
+    std::unique_ptr<std::byte, release> bytes_;
+    std::size_t size_;
 };
 
 struct access_record {
