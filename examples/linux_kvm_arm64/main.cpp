@@ -178,8 +178,8 @@ void describe_smmu(run_report& report, const smmu_statistics& stats, const smmu_
 
 int run(const options& wanted) {
     // --- what the guest is made of
-    const std::vector<std::byte> kernel = need(load_file(wanted.kernel));
-    const std::vector<std::byte> initrd = need(load_file(wanted.initrd));
+    std::vector<std::byte> kernel = need(load_file(wanted.kernel));
+    std::vector<std::byte> initrd = need(load_file(wanted.initrd));
     const disk_file storage = need(disk_file::open(wanted.disk));
     const image_header header = need(parse_image_header(kernel));
     const std::uint64_t ram_bytes = wanted.memory_mib << 20;
@@ -252,6 +252,8 @@ int run(const options& wanted) {
         !host.guest_memory().write(where.device_tree, tree)) {
         give_up({errc::out_of_range, 0, "the guest's RAM does not hold its files", "give more"});
     }
+    kernel = {}; // the guest has its copy
+    initrd = {};
     need(arm64::set_boot_registers(vcpus[0], where.kernel, where.device_tree));
 
     // --- the guest runs
