@@ -284,6 +284,10 @@ int main(int argc, char** argv) {
         return run_machine(backend, chosen.invalidate);
     }
     if (chosen.backend != "kvm") return usage("no such backend");
+    if (payload_image().empty()) {
+        std::cout << "SKIP: the bare-metal guest is for x86-64\n";
+        return exit_skipped;
+    }
     auto backend = kvm::open(chosen.kvm_path);
     const auto usable = backend ? backend->create_vm().map([](const kvm_vm&) {}) : fail(backend);
     if (!usable) {
