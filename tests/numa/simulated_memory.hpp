@@ -98,7 +98,7 @@ struct simulated_memory {
         if (!machine->forget_bindings) machine->bindings.push_back({address, bytes, node, mode});
         return {};
     }
-    result<os::memory_policy> policy_of(const std::byte* address) noexcept {
+    result<os::memory_policy> policy_of(const std::byte* address) const noexcept {
         if (machine->refuse_policy) return tl::unexpected<error>{*machine->refuse_policy};
         const std::lock_guard lock{machine->mutex};
         for (auto it = machine->bindings.rbegin(); it != machine->bindings.rend(); ++it)
@@ -123,7 +123,7 @@ struct simulated_memory {
         return {};
     }
     result<> page_nodes(const std::byte* address, std::uint64_t stride,
-                        std::span<int> nodes) noexcept {
+                        std::span<int> nodes) const noexcept {
         if (machine->refuse_query) return tl::unexpected<error>{*machine->refuse_query};
         const std::lock_guard lock{machine->mutex};
         for (std::size_t i = 0; i < nodes.size(); ++i) {
@@ -134,7 +134,7 @@ struct simulated_memory {
         }
         return {};
     }
-    result<std::uint64_t> free_bytes(unsigned node) noexcept {
+    result<std::uint64_t> free_bytes(unsigned node) const noexcept {
         if (!machine->tells_free) return fail(errc::unsupported, "free memory: not told");
         return machine->free[node];
     }

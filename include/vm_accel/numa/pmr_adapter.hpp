@@ -12,7 +12,8 @@
 
 namespace vm_accel::inline v0 {
 
-/// The pool must outlive it. Exhaustion is as in standard_allocator: bad_alloc,
+/// The pool must outlive it. Two adapters are equal only if they are one: to look
+/// further would take run-time type information. Exhaustion is as in standard_allocator: bad_alloc,
 /// or the end of a program without exceptions. Threads: as the pool.
 template <class Pool = object_pool<>>
 class pmr_adapter final : public std::pmr::memory_resource {

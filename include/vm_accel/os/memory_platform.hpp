@@ -78,21 +78,22 @@ inline constexpr int page_unknown = -2;
 template <class T>
 concept memory_platform =
     std::default_initializable<T> && std::copyable<T> &&
-    requires(T t, const mapping_request& request, const raw_mapping& mapping, std::byte* address,
-             std::uint64_t bytes, unsigned node, bind_mode mode, std::span<int> nodes) {
+    requires(T t, const T view, const mapping_request& request, const raw_mapping& mapping,
+             std::byte* address, std::uint64_t bytes, unsigned node, bind_mode mode,
+             std::span<int> nodes) {
         { T::name } -> std::convertible_to<std::string_view>;
         { T::can_bind } -> std::convertible_to<bool>;
         { T::is_this_system } -> std::convertible_to<bool>;
-        { t.page_bytes() } noexcept -> std::same_as<std::uint64_t>;
-        { t.huge_page_bytes() } noexcept -> std::same_as<std::uint64_t>;
+        { view.page_bytes() } noexcept -> std::same_as<std::uint64_t>;
+        { view.huge_page_bytes() } noexcept -> std::same_as<std::uint64_t>;
         { t.map(request) } noexcept -> std::same_as<result<raw_mapping>>;
         { t.unmap(mapping) } noexcept -> std::same_as<void>;
         { t.bind(address, bytes, node, mode) } noexcept -> std::same_as<result<>>;
-        { t.policy_of(address) } noexcept -> std::same_as<result<memory_policy>>;
+        { view.policy_of(address) } noexcept -> std::same_as<result<memory_policy>>;
         { t.advise_huge_pages(address, bytes) } noexcept -> std::same_as<result<>>;
         { t.populate(address, bytes) } noexcept -> std::same_as<result<>>;
-        { t.page_nodes(address, bytes, nodes) } noexcept -> std::same_as<result<>>;
-        { t.free_bytes(node) } noexcept -> std::same_as<result<std::uint64_t>>;
+        { view.page_nodes(address, bytes, nodes) } noexcept -> std::same_as<result<>>;
+        { view.free_bytes(node) } noexcept -> std::same_as<result<std::uint64_t>>;
     };
 
 /// Models memory_platform where nothing is known: every answer is `unsupported`.
