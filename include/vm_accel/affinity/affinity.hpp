@@ -10,6 +10,8 @@
 #include <vm_accel/core/result.hpp>
 #include <vm_accel/core/roles.hpp>
 
+#include <concepts>
+#include <cstddef>
 #include <mutex>
 #include <optional>
 #include <string_view>
@@ -39,7 +41,9 @@ public:
 
     affinity() = default;
     /// With a platform that has state, such as a fixed_platform of another machine.
-    explicit affinity(Platform platform) : platform_(std::move(platform)) {}
+    explicit affinity(Platform platform)
+        requires std::move_constructible<Platform>
+        : platform_(std::move(platform)) {}
     affinity(const affinity&) = delete;
     affinity& operator=(const affinity&) = delete;
 
