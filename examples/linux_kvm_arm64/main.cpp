@@ -129,7 +129,7 @@ std::vector<run_report::vcpu> describe_vcpus(const vcpu_plan& plan,
             if (pin.failure) {
                 v.reason = pin.failure->cause.view();
             } else {
-                v.cpu = pin.requested_cpu; // what was read back is just that
+                v.cpu = pin.actual.next(0); // as read back: a set of one
             }
         }
         out.push_back(std::move(v));
@@ -229,11 +229,14 @@ int run(const options& wanted) {
                      line_to(machine_map::disk_spi), wake_io};
     using port = guest_smmu::port;
     std::vector<dma_source<port>> rogues;
-    rogues.push_back({"unmapped", machine_map::disk_stream, need(host.smmu().make_port("disk"))});
-    rogues.push_back({"no-level-2-table", machine_map::tableless_stream,
-                      attach("rogue-far", machine_map::tableless_stream)});
-    rogues.push_back({"aborting-ste", machine_map::aborting_stream,
-                      attach("rogue-near", machine_map::aborting_stream)});
+    if (wanted.inject) {
+        rogues.push_back(
+            {"unmapped", machine_map::disk_stream, need(host.smmu().make_port("disk"))});
+        rogues.push_back({"no-level-2-table", machine_map::tableless_stream,
+                          attach("rogue-far", machine_map::tableless_stream)});
+        rogues.push_back({"aborting-ste", machine_map::aborting_stream,
+                          attach("rogue-near", machine_map::aborting_stream)});
+    }
     injector rogue{std::move(rogues), host.guest_memory(),
                    offset_by(machine_map::ram_base, ram_bytes / 2),
                    [](const injection& i) noexcept { print(line_of(i) + '\n'); }};
