@@ -14,6 +14,7 @@
 #include <vm_accel/spec/registers.hpp>
 #include <vm_accel/spec/ste.hpp>
 
+#include <algorithm>
 #include <cstdint>
 #include <map>
 #include <optional>
@@ -60,6 +61,12 @@ public:
     [[nodiscard]] std::uint64_t value_of(std::uint64_t offset) const {
         const auto found = registers_.find(offset);
         return found == registers_.end() ? 0 : found->second;
+    }
+
+    /// Entries of the command queue: no SMMU has more than 2^19.
+    [[nodiscard]] std::uint64_t command_queue_size() const {
+        const std::uint64_t asked = spec::CMDQ_BASE::LOG2SIZE::of(value_of(spec::reg::CMDQ_BASE));
+        return std::uint64_t{1} << std::min<std::uint64_t>(asked, 19);
     }
 
     [[nodiscard]] stream_view stream(stream_id sid) const {
@@ -237,7 +244,9 @@ public:
                 half.enabled = false;
             }
         }
-        if (half.input_bits < 16 || half.input_bits > 48) half.enabled = false;
+        if (half.input_bits <= spec::page_bits(half.granule) || half.input_bits > 48) {
+            half.enabled = false;
+        }
         return half;
     }
     /// Whether the half's tables have a place for the address.

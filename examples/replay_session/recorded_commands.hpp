@@ -31,7 +31,7 @@ public:
     recorded_commands(const recording& session, const final_tables& registers,
                       const page_memory& memory) {
         const std::uint64_t shape = registers.value_of(spec::reg::CMDQ_BASE);
-        size_ = std::uint64_t{1} << spec::CMDQ_BASE::LOG2SIZE::of(shape);
+        size_ = registers.command_queue_size();
         const std::uint64_t base = shape & spec::CMDQ_BASE::ADDR::mask & ~(size_ * 16 - 1);
         std::uint64_t end = 0;
         std::uint64_t written = 0;

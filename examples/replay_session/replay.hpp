@@ -135,8 +135,7 @@ private:
     /// Lets the device consume up to a queue index. A distance of more than the
     /// queue holds means that it wrapped in between: it is then filled first.
     void run_commands_to(std::uint64_t index) {
-        const std::uint64_t size = std::uint64_t{1} << spec::CMDQ_BASE::LOG2SIZE::of(
-                                       tables_.value_of(spec::reg::CMDQ_BASE));
+        const std::uint64_t size = tables_.command_queue_size();
         const std::uint64_t mask = 2 * size - 1;
         const std::uint64_t from = device_.read(spec::reg::CMDQ_CONS, 4) & mask;
         if (((index - from) & mask) > size) device_.write(spec::reg::CMDQ_PROD, 4, from ^ size);
@@ -167,10 +166,9 @@ private:
                 {&t, tables_.find(view_of(t), t.address).has_value(), cover_of(t)});
         }
         // Blocks first: pages inside one are then mapped by it.
-        std::stable_sort(
-            candidates.begin(), candidates.end(), [](const candidate& a, const candidate& b) {
-                return (a.covered ? a.covered->size : 0) > (b.covered ? b.covered->size : 0);
-            });
+        std::sort(candidates.begin(), candidates.end(), [](const candidate& a, const candidate& b) {
+            return (a.covered ? a.covered->size : 0) > (b.covered ? b.covered->size : 0);
+        });
         std::set<const translation_line*> seeded;
         const auto fill = [&](std::size_t next_command) {
             seeded_tables added{memory_};

@@ -48,7 +48,6 @@ public:
                                    queue = 0x9000'2000, events = 0x9000'3000, lower = 0x9000'4000,
                                    upper = 0x9000'5000, level2 = 0x9000'6000, level3 = 0x9000'7000,
                                    upper2 = 0x9000'8000, upper3 = 0x9000'9000;
-    static constexpr std::uint64_t top = ~std::uint64_t{0} << 39;
     static constexpr vm_accel::asid space{0x1234};
     static constexpr stream_id sid{5};
 
