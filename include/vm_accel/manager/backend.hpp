@@ -11,26 +11,27 @@
 /// exactly the shape below (noexcept included), or the composition does not
 /// compile: a misspelt or half-right member is never silently passed over.
 ///
-/// | member | meaning |
-/// |---|---|
-/// | `result<> init() noexcept`, `bool is_initialized() const noexcept` | takes it into use; both
-/// or neither. Without them it is in use as soon as it exists. | | `void connect(P&) noexcept` |
-/// takes the backend P of the same composition. P is set up first, and connect is called before
-/// init(). The parameter may be a concept, never just anything. | | `static D detect() noexcept` |
-/// what the host has; changes nothing. D has `bool available` (and may have text `summary` and
-/// `error why_not`), or is `result<T>` or bool. | | `static bool is_available() noexcept` | the
-/// same, as a plain yes or no. | | `void report(Section&) const` | writes its section:
-/// `section.given(text)`, `section.fact(name, value)`. |
+/// - `result<> init() noexcept` and `bool is_initialized() const noexcept`: takes
+///   it into use; both or neither. Without them it is in use once it exists.
+/// - `void connect(P&) noexcept`: takes the backend P of the same composition. P
+///   is set up first, and connect comes before init(). The parameter may be
+///   constrained by a concept, but must not be just anything.
+/// - `static D detect() noexcept`: what the host has; changes nothing. D has
+///   `bool available` (and may have a text `summary` and `error why_not`), or is
+///   `result<T>` or bool.
+/// - `static bool is_available() noexcept`: the same, as a plain yes or no.
+/// - `void report(Section&) const`: writes its section of the report, with
+///   `section.given(text)` and `section.fact(name, value)`.
 ///
 /// The known roles promise more; roles of your own promise nothing more:
 ///
-/// | role | members |
-/// |---|---|
-/// | roles::smmu | `init`, `is_initialized`; `connect` accepts the composition's
-/// roles::guest_memory, if there is one | | roles::vcpus | `topology() const` (a reference or a
-/// result); `configure(unsigned vcpus)`, or else `plan(unsigned vcpus)`: a `result<...>` | |
-/// roles::memory | `result<> enable(unsigned nodes) noexcept`, `result<> disable() noexcept`, `bool
-/// is_enabled() const noexcept` | | roles::hypervisor | `init`, `is_initialized` |
+/// - roles::smmu: init and is_initialized; connect accepts the composition's
+///   roles::guest_memory, if there is one.
+/// - roles::vcpus: `topology() const` (a reference or a result), and
+///   `configure(unsigned vcpus)` or else `plan(unsigned vcpus)`: a `result<...>`.
+/// - roles::memory: `result<> enable(unsigned nodes) noexcept`, `result<> disable()
+///   noexcept` and `bool is_enabled() const noexcept`.
+/// - roles::hypervisor: init and is_initialized.
 ///
 /// Threads: the manager calls init, connect, enable, disable, configure and
 /// plan of one backend from one thread at a time, and report from any number
@@ -128,7 +129,7 @@ concept role_members = (!std::same_as<typename B::role, roles::smmu> || document
 
 } // namespace offers
 
-/// Meaning and shape: the table at the top of this file.
+/// Meaning and shape: the lists at the top of this file.
 template <class B>
 concept backend =
     std::is_class_v<B> && !std::is_polymorphic_v<B> && backend_role<typename B::role> &&
@@ -171,7 +172,7 @@ consteval bool check_backend() {
                           "`static constexpr std::string_view name`");
             static_assert(offers::role_members<B>,
                           "vm_accel: this backend lacks a member that its role promises: see the "
-                          "table of roles in vm_accel/manager/backend.hpp");
+                          "list of roles in vm_accel/manager/backend.hpp");
         }
     }
     return backend<B>;
