@@ -71,7 +71,7 @@ struct facts {
 
 using platforms = std::tuple<linux_platform, fixed_platform>;
 
-TEMPLATE_LIST_TEST_CASE("affinity contract: nothing works before init, init works once", "",
+TEMPLATE_LIST_TEST_CASE("affinity contract: nothing works before init, init works once", "[kernel]",
                         platforms) {
     affinity<TestType> a;
     CHECK_FALSE(a.is_initialized());
@@ -90,7 +90,7 @@ TEMPLATE_LIST_TEST_CASE("affinity contract: nothing works before init, init work
 }
 
 TEMPLATE_LIST_TEST_CASE("affinity contract: planning changes nothing, configuring keeps the plan",
-                        "", platforms) {
+                        "[kernel]", platforms) {
     affinity<TestType> a;
     REQUIRE(a.init());
     REQUIRE(a.plan(2));
@@ -105,7 +105,7 @@ TEMPLATE_LIST_TEST_CASE("affinity contract: planning changes nothing, configurin
     CHECK(a.plan(1)->described == !a.topology().is_this_system());
 }
 
-TEMPLATE_LIST_TEST_CASE("affinity contract: each thread is where the plan wants it", "",
+TEMPLATE_LIST_TEST_CASE("affinity contract: each thread is where the plan wants it", "[kernel]",
                         platforms) {
     affinity<TestType> a;
     REQUIRE(a.init());
@@ -142,8 +142,8 @@ TEMPLATE_LIST_TEST_CASE("affinity contract: each thread is where the plan wants 
     CHECK(a.pins().empty()); // they were pins of another plan
 }
 
-TEMPLATE_LIST_TEST_CASE("affinity contract: a CPU that does not exist is an error and is kept", "",
-                        platforms) {
+TEMPLATE_LIST_TEST_CASE("affinity contract: a CPU that does not exist is an error and is kept",
+                        "[kernel]", platforms) {
     affinity<TestType> a;
     REQUIRE(a.init());
     auto plan = a.plan(1);
@@ -163,7 +163,7 @@ TEMPLATE_LIST_TEST_CASE("affinity contract: a CPU that does not exist is an erro
     CHECK(a.pins().size() == 1);
 }
 
-TEMPLATE_LIST_TEST_CASE("affinity contract: threads pin themselves at the same time", "",
+TEMPLATE_LIST_TEST_CASE("affinity contract: threads pin themselves at the same time", "[kernel]",
                         platforms) {
     affinity<TestType> a;
     REQUIRE(a.init());
@@ -243,7 +243,7 @@ TEST_CASE("the fixed platform records pins of a machine that is not there") {
     CHECK(a.platform().recorded().size() == 2);
 }
 
-TEST_CASE("a plan for a described machine is never executed on a real one") {
+TEST_CASE("a plan for a described machine is never executed on a real one", "[kernel]") {
     affinity<linux_platform> real;
     REQUIRE(real.init());
     if (!real.topology().is_this_system()) {

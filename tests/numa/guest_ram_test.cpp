@@ -19,7 +19,7 @@ constexpr std::uint64_t MiB = 1u << 20;
 using strategies = std::tuple<local_first, load_balanced>;
 
 TEMPLATE_LIST_TEST_CASE("guest RAM of this machine is where the kernel says, and that is the plan",
-                        "", strategies) {
+                        "[kernel]", strategies) {
     numa_allocator<TestType> allocator;
     REQUIRE(allocator.init());
     CHECK(allocator.is_enabled());
@@ -63,7 +63,7 @@ TEMPLATE_LIST_TEST_CASE("guest RAM of this machine is where the kernel says, and
     CHECK(strict);
 }
 
-TEST_CASE("guest RAM that nobody touched has no pages yet") {
+TEST_CASE("guest RAM that nobody touched has no pages yet", "[kernel]") {
     numa_allocator<local_first> allocator;
     REQUIRE(allocator.init());
     guest_ram_request request;
@@ -83,7 +83,7 @@ TEST_CASE("guest RAM that nobody touched has no pages yet") {
     CHECK(sampled->chunks[0].asked * 16 == report->chunks[0].asked);
 }
 
-TEST_CASE("a topology that describes another machine binds nothing on this one") {
+TEST_CASE("a topology that describes another machine binds nothing on this one", "[kernel]") {
     numa_allocator<load_balanced> allocator;
     const auto described = topology_from_synthetic("numa:4(memory=1073741824) core:2 pu:2");
     REQUIRE(described);
@@ -100,7 +100,7 @@ TEST_CASE("a topology that describes another machine binds nothing on this one")
     CHECK_FALSE(allocator.allocate(request));
 }
 
-TEST_CASE("detection says how many nodes there are") {
+TEST_CASE("detection says how many nodes there are", "[kernel]") {
     const detection found = numa_allocator<local_first>::detect();
     CHECK_FALSE(found.summary.empty());
     CHECK(found.available ==

@@ -38,7 +38,8 @@ bool skip_if(bool condition, const error& e) {
 
 } // namespace
 
-TEST_CASE("native threads: a pin is what the kernel reports afterwards, for every CPU allowed") {
+TEST_CASE("native threads: a pin is what the kernel reports afterwards, for every CPU allowed",
+          "[kernel]") {
     os::native_threads threads;
     const auto allowed = threads.allowed_cpus();
     if (!allowed && skip_if(true, allowed.error())) return;
@@ -63,7 +64,7 @@ TEST_CASE("native threads: a pin is what the kernel reports afterwards, for ever
     CHECK(*threads.current_pin() == *allowed); // this thread stayed where it was
 }
 
-TEST_CASE("native threads: a CPU that does not exist is refused with its number") {
+TEST_CASE("native threads: a CPU that does not exist is refused with its number", "[kernel]") {
     os::native_threads threads;
     if (!os::native_threads::can_pin_threads) {
         std::cout << "SKIP: threads cannot be pinned here\n";
@@ -76,7 +77,7 @@ TEST_CASE("native threads: a CPU that does not exist is refused with its number"
     CHECK_FALSE(threads.pin_current_thread(os::cpu_set{}));
 }
 
-TEST_CASE("native memory: mappings are zeroed, aligned and as large as asked") {
+TEST_CASE("native memory: mappings are zeroed, aligned and as large as asked", "[kernel]") {
     const auto [pages, alignment, shared] = GENERATE(table<std::uint64_t, std::uint64_t, bool>({
         {1, 0, false},
         {3, 0, true},
@@ -97,7 +98,7 @@ TEST_CASE("native memory: mappings are zeroed, aligned and as large as asked") {
     CHECK(mapped->address[mapped->bytes - 1] == std::byte{7});
 }
 
-TEST_CASE("native memory: impossible mappings are refused") {
+TEST_CASE("native memory: impossible mappings are refused", "[kernel]") {
     os::native_memory memory;
     const std::uint64_t page = memory.page_bytes();
     const auto [bytes, alignment] = GENERATE_COPY(table<std::uint64_t, std::uint64_t>({
@@ -113,7 +114,8 @@ TEST_CASE("native memory: impossible mappings are refused") {
     CHECK(mapped.error() == errc::invalid_argument);
 }
 
-TEST_CASE("native memory: pages are absent until populated, then on the node bound to") {
+TEST_CASE("native memory: pages are absent until populated, then on the node bound to",
+          "[kernel]") {
     const bool shared = GENERATE(false, true);
     scoped_mapping made;
     const std::uint64_t page = made.memory.page_bytes();
@@ -151,7 +153,7 @@ TEST_CASE("native memory: pages are absent until populated, then on the node bou
     CHECK(std::count(every_second.begin(), every_second.end(), static_cast<int>(node)) == 16);
 }
 
-TEST_CASE("native memory: the policies read back are those that were set") {
+TEST_CASE("native memory: the policies read back are those that were set", "[kernel]") {
     scoped_mapping made;
     const std::uint64_t page = made.memory.page_bytes();
     made.mapping = made.memory.map({4 * page, 0, false}).value();
@@ -167,7 +169,7 @@ TEST_CASE("native memory: the policies read back are those that were set") {
     CHECK(made.memory.policy_of(start).value() == os::memory_policy{});
 }
 
-TEST_CASE("native memory: populating keeps what is there") {
+TEST_CASE("native memory: populating keeps what is there", "[kernel]") {
     scoped_mapping made;
     const std::uint64_t page = made.memory.page_bytes();
     made.mapping = made.memory.map({8 * page, 0, true}).value();
@@ -180,7 +182,7 @@ TEST_CASE("native memory: populating keeps what is there") {
     }
 }
 
-TEST_CASE("native memory: a node that does not exist is refused with its number") {
+TEST_CASE("native memory: a node that does not exist is refused with its number", "[kernel]") {
     if (!os::native_memory::can_bind) {
         std::cout << "SKIP: memory cannot be bound here\n";
         return;
@@ -195,7 +197,7 @@ TEST_CASE("native memory: a node that does not exist is refused with its number"
     CHECK_FALSE(made.memory.free_bytes(node));
 }
 
-TEST_CASE("worker thread: the work is done when join returns, and one at a time") {
+TEST_CASE("worker thread: the work is done when join returns, and one at a time", "[kernel]") {
     int value = 0;
     auto work = [&]() noexcept { value = 42; };
     os::worker_thread worker;

@@ -183,7 +183,7 @@ TEST_CASE("a file and its text are the same topology") {
     CHECK(*parsed == from_file("four_nodes"));
 }
 
-TEST_CASE("this machine: only CPUs that the process may use") {
+TEST_CASE("this machine: only CPUs that the process may use", "[kernel]") {
     const auto t = load_topology();
     REQUIRE(t);
     check_consistent(*t);
@@ -198,7 +198,7 @@ TEST_CASE("this machine: only CPUs that the process may use") {
     CHECK(shared_topology()->cpu_set() == *allowed);
 }
 
-TEST_CASE("a narrower binding of the process narrows the topology, on demand") {
+TEST_CASE("a narrower binding of the process narrows the topology, on demand", "[kernel]") {
     os::native_threads threads;
     const auto before = threads.current_pin();
     if (!before || before->count() < 2) {

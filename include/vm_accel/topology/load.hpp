@@ -15,6 +15,8 @@
 #include <cstring>
 #include <string>
 #include <string_view>
+#include <utility>
+#include <vector>
 
 namespace vm_accel::inline v0 {
 
@@ -124,9 +126,14 @@ inline void read_caches(hwloc_topology_t handle, cpu_topology& out) {
     unsigned level = 0;
     for (const hwloc_obj_type_t type : {HWLOC_OBJ_L1CACHE, HWLOC_OBJ_L2CACHE, HWLOC_OBJ_L3CACHE}) {
         ++level;
-        for (hwloc_obj_t c = nullptr; (c = hwloc_get_next_obj_by_type(handle, type, c)) != nullptr;)
+        for (hwloc_obj_t c = nullptr;
+             (c = hwloc_get_next_obj_by_type(handle, type, c)) != nullptr;) {
+            // hwloc keeps a cache whose CPUs are all excluded if a node hangs on it.
+            std::vector<unsigned> cpus = cpus_in(out, c->cpuset);
+            if (cpus.empty()) continue;
             out.caches.push_back(
-                {level, c->attr->cache.size, c->attr->cache.linesize, cpus_in(out, c->cpuset)});
+                {level, c->attr->cache.size, c->attr->cache.linesize, std::move(cpus)});
+        }
     }
 }
 
