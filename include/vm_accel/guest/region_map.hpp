@@ -8,6 +8,7 @@
 #include <vm_accel/guest/copy.hpp>
 #include <vm_accel/guest/guest_memory.hpp>
 
+#include <algorithm>
 #include <array>
 #include <atomic>
 #include <bit>
@@ -179,7 +180,7 @@ public:
 private:
     /// One region behind a sequence counter: odd while it is being replaced.
     struct slot {
-        std::atomic<std::uint32_t> sequence{0};
+        std::atomic<std::uint64_t> sequence{0};
         std::atomic<std::uint64_t> base{0};
         std::atomic<std::uint64_t> bytes{0};
         std::atomic<std::byte*> host{nullptr};
@@ -187,7 +188,7 @@ private:
 
     static void publish(slot& s, std::uint64_t base, std::byte* host,
                         std::uint64_t bytes) noexcept {
-        const std::uint32_t sequence = s.sequence.load(std::memory_order_relaxed);
+        const std::uint64_t sequence = s.sequence.load(std::memory_order_relaxed);
         s.sequence.store(sequence + 1, std::memory_order_relaxed);
         s.base.store(base, std::memory_order_release);
         s.bytes.store(bytes, std::memory_order_release);
@@ -200,7 +201,7 @@ private:
     /// keep the odd sequence before it.
     [[nodiscard]] static std::optional<host_run> read_slot(const slot& s) noexcept {
         for (;;) {
-            const std::uint32_t before = s.sequence.load(std::memory_order_acquire);
+            const std::uint64_t before = s.sequence.load(std::memory_order_acquire);
             const std::uint64_t base = s.base.load(std::memory_order_acquire);
             const std::uint64_t bytes = s.bytes.load(std::memory_order_acquire);
             std::byte* const host = s.host.load(std::memory_order_acquire);
@@ -245,10 +246,12 @@ private:
             pieces[count++] = {run->host + skip, static_cast<std::size_t>(n)};
             done += static_cast<std::size_t>(n);
         }
+        // The pieces add up to `bytes`; said again where compilers look for it.
         std::size_t done = 0;
-        for (std::size_t i = 0; i < count; ++i) {
-            f(pieces[i].data(), done, pieces[i].size());
-            done += pieces[i].size();
+        for (std::size_t i = 0; i < count && done < bytes; ++i) {
+            const std::size_t n = std::min(pieces[i].size(), bytes - done);
+            f(pieces[i].data(), done, n);
+            done += n;
         }
         return true;
     }
