@@ -36,7 +36,9 @@ inline constexpr std::size_t wired_interrupt_count = 4;
 ///   signalled interrupt (a GICv3 ITS translation register, a GICv2m frame).
 /// - signal_msi: such a write, by the device `requester`; false = refused.
 /// Threads: from any thread; must not block, must not call back into the SMMU.
-/// The SMMU calls it with no lock held and no guard open.
+/// pulse and signal_msi are called with no lock of the SMMU held, after the
+/// port's guard has closed. is_doorbell is called in the middle of translations:
+/// it must be a look-up in data that does not change.
 template <class S>
 concept interrupt_sink =
     requires(S& sink, wired_interrupt line, stream_id requester, pa address, std::uint32_t data) {

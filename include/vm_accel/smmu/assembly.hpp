@@ -23,6 +23,7 @@
 
 #include <atomic>
 #include <chrono>
+#include <concepts>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -55,12 +56,16 @@ struct smmu_assembly {
     [[nodiscard]] result<> init() noexcept {
         if (is_initialized()) return host_error::initialized_twice();
         if (memory == nullptr) return host_error::no_memory_connected();
-        if (sink == nullptr) {
-            own_sink.reset(new (std::nothrow) InterruptSink{});
-            sink = own_sink.get();
+        if constexpr (std::default_initializable<InterruptSink>) {
+            if (sink == nullptr) {
+                own_sink.reset(new (std::nothrow) InterruptSink{});
+                sink = own_sink.get();
+                if (sink == nullptr) return host_error::out_of_memory();
+            }
         }
+        if (sink == nullptr) return host_error::no_sink_connected();
         counters.reset(new (std::nothrow) port_counters[Options::ports]);
-        if (sink == nullptr || !counters || !guards.allocate(Options::ports) ||
+        if (!counters || !guards.allocate(Options::ports) ||
             !configurations.allocate(Options::configurations, Options::contexts,
                                      Options::generation_bits) ||
             !control.allocate() || !host_grace.allocate(Options::ports)) {
@@ -107,8 +112,9 @@ struct smmu_assembly {
     [[nodiscard]] effects record(const translation_fault& fault) noexcept {
         if (!fault.has_event()) return {};
         events.push(make_event_record(fault));
-        return events.drain(registers, *memory);
+        return drain_events();
     }
+    [[nodiscard]] effects drain_events() noexcept { return events.drain(registers, *memory); }
     void note_write(pa address, std::uint64_t bytes) noexcept {
         memory->note_write(address, bytes);
     }
@@ -134,6 +140,8 @@ struct smmu_assembly {
         ~control_lock() {
             owner_.control_mutex.unlock();
             owner_.act(after);
+            // Unlock, then look: and the other side stores, then tries the lock.
+            std::atomic_thread_fence(std::memory_order_seq_cst);
             if (owner_.look_wanted.load(std::memory_order_seq_cst)) owner_.look_again();
         }
         effects after{}; ///< acted on once the lock is free
@@ -144,18 +152,23 @@ struct smmu_assembly {
     [[nodiscard]] control_lock lock() noexcept { return control_lock{*this}; }
 
     /// Lets the control side look at pending work. Never waits: if the lock is
-    /// taken, its holder looks when it lets go.
+    /// taken, its holder looks when it lets go. After a few rounds the rest is
+    /// left to poll(), so that no call lasts while others keep asking.
     void look_again() noexcept {
         look_wanted.store(true, std::memory_order_seq_cst);
-        while (look_wanted.load(std::memory_order_seq_cst)) {
+        for (int round = 0; round < 4; ++round) {
+            std::atomic_thread_fence(std::memory_order_seq_cst);
+            if (!look_wanted.load(std::memory_order_seq_cst)) return;
             effects out;
             {
-                const std::unique_lock lock{control_mutex, std::try_to_lock};
-                if (!lock) return;
+                const std::unique_lock held{control_mutex, std::try_to_lock};
+                if (!held) return;
                 if (look_wanted.exchange(false, std::memory_order_seq_cst)) out = service();
             }
+            out.drain_commands = false;
             act(out);
         }
+        deferred.signal();
     }
 
     /// Delivers effects. Called with no lock held and no guard of ours open.
@@ -172,10 +185,10 @@ struct smmu_assembly {
         if (out.drain_commands) look_again();
     }
 
-    /// Runs a change under the control lock, then waits until every guard that
-    /// was open has closed. The lock is free while it waits.
-    template <class Change>
-    [[nodiscard]] result<> waiting(Change&& change) noexcept {
+    /// Runs a change under the control lock, waits until every guard that was
+    /// open has closed (the lock is free meanwhile), then runs `after` under it.
+    template <class Change, class After>
+    [[nodiscard]] result<> waiting(Change&& change, After&& after) noexcept {
         if (!is_initialized()) return host_error::not_initialized();
         {
             const auto held = lock();
@@ -190,7 +203,10 @@ struct smmu_assembly {
         for (unsigned tries = 0;; ++tries) {
             {
                 const auto held = lock();
-                if (control.finished(host_grace)) return {};
+                if (control.finished(host_grace)) {
+                    after();
+                    return {};
+                }
             }
             if (tries < 64) {
                 std::this_thread::yield();

@@ -102,11 +102,12 @@ public:
     /// Power-on state; devices stay attached. When it returns, no device uses a
     /// translation from before. Error: would_deadlock.
     [[nodiscard]] result<> reset() noexcept {
-        return parts_.waiting([this]() noexcept -> result<> {
-            parts_.control.reset();
-            parts_.attachments.empty_slots(parts_.configurations, 0U, ~0U);
-            return {};
-        });
+        return parts_.waiting(
+            [this]() noexcept -> result<> {
+                parts_.control.begin_reset(parts_.emptier());
+                return {};
+            },
+            [this]() noexcept { parts_.control.finish_reset(); });
     }
 
     // --- host face ---------------------------------------------------------
@@ -130,13 +131,18 @@ public:
     /// refused; its ports stay valid and refuse. Errors: not_found,
     /// would_deadlock (the calling thread has a guard open).
     [[nodiscard]] result<> detach_device(std::string_view device_id) noexcept {
-        return parts_.waiting([&]() noexcept -> result<> {
-            attachment_record* record = parts_.attachments.find(device_id);
-            if (record == nullptr) return host_error::unknown_device(device_id);
-            const stream_id stream = record->subject.stream;
-            parts_.attachments.detach(*record, parts_.configurations);
-            return parts_.stream_ids.release(stream);
-        });
+        stream_id stream{};
+        result<> released;
+        const result<> detached = parts_.waiting(
+            [&]() noexcept -> result<> {
+                attachment_record* record = parts_.attachments.find(device_id);
+                if (record == nullptr) return host_error::unknown_device(device_id);
+                stream = record->subject.stream;
+                parts_.attachments.detach(*record, parts_.configurations);
+                return {};
+            },
+            [&]() noexcept { released = parts_.stream_ids.release(stream); });
+        return detached ? released : detached;
     }
 
     /// Error: not_found.
@@ -172,25 +178,29 @@ public:
     /// the event), mismatch (the bytes are not contiguous).
     [[nodiscard]] result<pa> translate_dma_addr(std::string_view device_id, iova address,
                                                 std::uint64_t size, access kind) noexcept {
-        const auto held = parts_.lock();
-        const attachment_record* record = parts_.attachments.find(device_id);
-        if (record == nullptr) return host_error::unknown_device(device_id);
         if (!iova_range{address, size}.is_valid() || size == 0) {
             return host_error::bad_dma_range(address, size);
         }
+        // In batches: a large range must not keep the guest from its registers.
+        constexpr std::uint64_t batch = std::uint64_t{1} << 21;
         std::optional<pa> start;
         for (std::uint64_t done = 0; done < size;) {
-            const iova at = offset_by(address, done);
-            translation_fault fault;
-            const outcome o = parts_.translate_by().probe(
-                record->subject, {at, size - done, kind, false, false},
-                [this] { return parts_.stream_registers(); }, fault);
-            if (o.is_fault()) return host_error::refused(device_id, at, o);
-            if (!start) start = o.address();
-            if (o.address() != offset_by(*start, done)) {
-                return host_error::not_contiguous(device_id, at);
+            const auto held = parts_.lock();
+            const attachment_record* record = parts_.attachments.find(device_id);
+            if (record == nullptr) return host_error::unknown_device(device_id);
+            for (const std::uint64_t end = size - done < batch ? size : done + batch; done < end;) {
+                const iova at = offset_by(address, done);
+                translation_fault fault;
+                const outcome o = parts_.translate_by().probe(
+                    record->subject, {at, end - done, kind, false, false},
+                    [this] { return parts_.stream_registers(); }, fault);
+                if (o.is_fault()) return host_error::refused(device_id, at, o);
+                if (!start) start = o.address();
+                if (o.address() != offset_by(*start, done)) {
+                    return host_error::not_contiguous(device_id, at);
+                }
+                done += o.length();
             }
-            done += o.length();
         }
         return *start;
     }
@@ -220,7 +230,7 @@ public:
 
     /// Waits until every access that is under way has ended. Error: would_deadlock.
     [[nodiscard]] result<> quiesce() noexcept {
-        return parts_.waiting([]() noexcept -> result<> { return {}; });
+        return parts_.waiting([]() noexcept -> result<> { return {}; }, []() noexcept {});
     }
 
     /// Makes memory visible to devices. Errors: as GuestMemory::add.
@@ -237,11 +247,13 @@ public:
     [[nodiscard]] result<> remove_memory(pa base) noexcept
         requires requires(GuestMemory& memory) { memory.remove(base); }
     {
-        return parts_.waiting([&]() noexcept -> result<> {
-            if (const result<> removed = parts_.memory->remove(base); !removed) return removed;
-            parts_.control.invalidate(invalidation_scope::all());
-            return {};
-        });
+        return parts_.waiting(
+            [&]() noexcept -> result<> {
+                if (const result<> removed = parts_.memory->remove(base); !removed) return removed;
+                parts_.control.invalidate(invalidation_scope::all());
+                return {};
+            },
+            []() noexcept {});
     }
 
     /// Totals since init().
@@ -305,6 +317,9 @@ private:
             return host_error::attached_already(device_id);
         stream_id stream{};
         if (wanted) {
+            if (std::uint64_t{raw(*wanted)} >> F.stream_bits != 0) {
+                return host_error::stream_too_wide(*wanted, F.stream_bits);
+            }
             if (const result<> ok = parts_.stream_ids.reserve(*wanted); !ok) return fail(ok);
             stream = *wanted;
         } else {

@@ -96,22 +96,25 @@ public:
 private:
     friend class configuration_cache;
     std::atomic<std::uintptr_t> word_{1};
-    std::uintptr_t emptied_ = 1; ///< guarded by the cache's lock
+    std::uintptr_t emptied_ = 1; ///< control side
 };
 
 /// The pool behind all slots.
 ///
-/// Threads: publish from any device thread (it never waits: it gives up when
-/// the cache is busy); empty, retire_* and sweeps from the control side.
+/// Threads: publish from any device thread; it never waits, but gives up when
+/// another thread publishes. All else from the control side, serialised by its
+/// lock; none of it waits for a publisher.
 class configuration_cache {
 public:
+    /// False = out of memory; may be tried again.
     [[nodiscard]] bool allocate(std::size_t configurations, std::size_t contexts,
                                 unsigned generation_bits) noexcept {
         pool_.reset(new (std::nothrow) stream_configuration[configurations]);
         links_.reset(new (std::nothrow) std::size_t[configurations]);
         if (!pool_ || !links_ || !contexts_.allocate(contexts, generation_bits)) return false;
-        size_ = configurations;
-        for (std::size_t i = 0; i < size_; ++i)
+        free_ = waiting_ = retired_ = none;
+        returned_.store(none, std::memory_order_relaxed);
+        for (std::size_t i = 0; i < configurations; ++i)
             push(free_, i);
         return true;
     }
@@ -124,7 +127,9 @@ public:
             const stream_configuration& decoded) noexcept {
         if ((ticket.word & 1) == 0) return nullptr;
         const std::unique_lock lock{mutex_, std::try_to_lock};
-        if (!lock || free_ == none) return nullptr;
+        if (!lock) return nullptr;
+        take_back();
+        if (free_ == none) return nullptr;
         const translation_context* context = nullptr;
         if (decoded.mode != stream_mode::abort) {
             context = contexts_.intern(decoded.identity);
@@ -146,7 +151,6 @@ public:
 
     /// Empties a slot: later look-ups decode afresh, fills under way are dropped.
     void empty(configuration_slot& slot) noexcept {
-        const std::lock_guard lock{mutex_};
         slot.emptied_ += 2;
         const std::uintptr_t old = slot.word_.exchange(slot.emptied_, std::memory_order_seq_cst);
         if ((old & 1) == 0) {
@@ -159,19 +163,21 @@ public:
     /// ended, and only then, call grace_ended(). One grace period carries at a
     /// time; what is retired later waits for the next.
     [[nodiscard]] bool grace_started() noexcept {
-        const std::lock_guard lock{mutex_};
         if (waiting_ != none || retired_ == none) return false;
         waiting_ = retired_;
         retired_ = none;
         return true;
     }
-    /// Every guard that was open when the carrying grace period started has closed.
+    /// Every guard that was open when the carrying grace period started has
+    /// closed. The next publisher takes back what is free now.
     void grace_ended() noexcept {
-        const std::lock_guard lock{mutex_};
         while (waiting_ != none) {
             const std::size_t index = pop(waiting_);
-            if (pool_[index].context != nullptr) contexts_.release(pool_[index].context);
-            push(free_, index);
+            std::size_t head = returned_.load(std::memory_order_relaxed);
+            do {
+                links_[index] = head;
+            } while (!returned_.compare_exchange_weak(head, index, std::memory_order_release,
+                                                      std::memory_order_relaxed));
         }
     }
 
@@ -180,10 +186,12 @@ public:
         return contexts_.invalidate(scope);
     }
     [[nodiscard]] bool sweep_wanted() const noexcept { return contexts_.sweep_wanted(); }
-    /// Runs `empty_tlb` and makes retired contexts usable again.
+    /// Runs `empty_tlb` and makes retired contexts usable again; does neither
+    /// when a publisher is at work: try again later.
     template <class F>
     void sweep(F&& empty_tlb) noexcept {
-        const std::lock_guard lock{mutex_};
+        const std::unique_lock lock{mutex_, std::try_to_lock};
+        if (!lock) return;
         empty_tlb();
         contexts_.swept();
     }
@@ -200,14 +208,23 @@ private:
         list = links_[index];
         return index;
     }
+    /// Moves what the control side has returned to the free list.
+    void take_back() noexcept {
+        std::size_t list = returned_.exchange(none, std::memory_order_acquire);
+        while (list != none) {
+            const std::size_t index = pop(list);
+            if (pool_[index].context != nullptr) contexts_.release(pool_[index].context);
+            push(free_, index);
+        }
+    }
 
-    std::mutex mutex_;
+    std::mutex mutex_; ///< publishers, and the sweep
     std::unique_ptr<stream_configuration[]> pool_;
     std::unique_ptr<std::size_t[]> links_;
-    std::size_t size_ = 0;
-    std::size_t free_ = none;
-    std::size_t waiting_ = none;
-    std::size_t retired_ = none;
+    std::size_t free_ = none;                 ///< publishers
+    std::atomic<std::size_t> returned_{none}; ///< control side to publishers
+    std::size_t waiting_ = none;              ///< control side
+    std::size_t retired_ = none;              ///< control side
     context_table contexts_;
 };
 

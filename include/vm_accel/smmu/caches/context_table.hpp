@@ -99,18 +99,21 @@ public:
     /// context is taken or waits for a sweep (then walk uncached).
     [[nodiscard]] const translation_context* intern(const context_identity& identity) noexcept {
         translation_context* fresh = nullptr;
+        bool any_retired = false;
         for (std::size_t i = 0; i < size_; ++i) {
             translation_context& c = contexts_[i];
             if (c.state_ == translation_context::state::clean) {
                 if (fresh == nullptr) fresh = &c;
-            } else if (c.identity_ == identity) {
+            } else if (c.identity_ != identity) {
+                any_retired = any_retired || c.state_ == translation_context::state::retired;
+            } else {
                 c.state_ = translation_context::state::in_use;
                 ++c.references_;
                 return &c;
             }
         }
         if (fresh == nullptr) {
-            sweep_wanted_.store(true, std::memory_order_relaxed);
+            if (any_retired) sweep_wanted_.store(true, std::memory_order_relaxed);
             return nullptr;
         }
         fresh->identity_ = identity;

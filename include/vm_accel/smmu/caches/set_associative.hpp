@@ -14,9 +14,12 @@ namespace vm_accel::inline v0 {
 /// that entries of every context for an address are found by looking at one set
 /// per page size.
 ///
-/// Each set is guarded by a sequence counter: odd while the set is written. A
-/// reader that sees the counter odd, or changed, takes a miss; it never waits
-/// and never uses a torn entry. A filler that finds the set busy drops its fill.
+/// Each set is guarded by a sequence word: a count, a bit that says "being
+/// written" and a bit that says "clear it when done". A reader that sees it
+/// busy, or changed, takes a miss; it never waits and never uses a torn entry. A
+/// filler that finds the set busy drops its fill. An invalidation that finds it
+/// busy asks the filler to clear the set, and goes on: until the filler is done
+/// nobody can hit there.
 template <std::size_t Sets, std::size_t Ways, replacement_policy Replacement = clock>
 class set_associative {
     static_assert(std::has_single_bit(Sets), "Sets must be a power of two");
@@ -31,7 +34,7 @@ public:
             const auto size_log2 = static_cast<unsigned>(std::countr_zero(sizes));
             set& s = set_of(key.address, size_log2);
             const std::uint64_t wanted = address_word(key.address, size_log2);
-            const std::uint32_t before = s.sequence.load(std::memory_order_acquire);
+            const std::uint64_t before = s.sequence.load(std::memory_order_acquire);
             unsigned matches = 0;
             for (std::size_t w = 0; w < Ways; ++w) {
                 const bool same = s.address[w].load(std::memory_order_relaxed) == wanted &&
@@ -47,7 +50,7 @@ public:
             hit.allowed = permissions{static_cast<unsigned>(output & 0x3f)};
             hit.size_log2 = static_cast<std::uint8_t>(size_log2);
             std::atomic_thread_fence(std::memory_order_acquire);
-            if (s.sequence.load(std::memory_order_relaxed) != before || (before & 1) != 0) {
+            if (s.sequence.load(std::memory_order_relaxed) != before || (before & busy) != 0) {
                 return std::nullopt;
             }
             Replacement::touch(s.recency, way);
@@ -65,30 +68,35 @@ public:
         // invalidation bumps the epoch first and reads the sizes second.
         note_size(entry);
         set& s = set_of(entry.base, entry.size_log2);
-        std::uint32_t sequence = s.sequence.load(std::memory_order_relaxed);
-        if ((sequence & 1) != 0 || !s.sequence.compare_exchange_strong(sequence, sequence + 1,
-                                                                       std::memory_order_seq_cst)) {
+        std::uint64_t sequence = s.sequence.load(std::memory_order_relaxed);
+        if ((sequence & busy) != 0 || !s.sequence.compare_exchange_strong(
+                                          sequence, sequence | busy, std::memory_order_seq_cst)) {
             return;
         }
         if (epoch_.load(std::memory_order_seq_cst) == ticket.epoch) {
             write(s, choose_way(s, entry), entry);
         }
-        s.sequence.store(sequence + 2, std::memory_order_seq_cst);
+        unlock(s, sequence | busy);
     }
 
     void invalidate(const invalidation_scope& scope) noexcept {
         epoch_.fetch_add(1, std::memory_order_seq_cst);
         const std::uint64_t sizes = sizes_.load(std::memory_order_seq_cst);
-        if (!scope.by_address() || pieces_.load(std::memory_order_seq_cst) ||
-            visits(scope, sizes) >= Sets) {
+        // Pieces of a guest's page may lie anywhere in that page.
+        const std::uint64_t cut_pages = cut_pages_.load(std::memory_order_seq_cst);
+        const std::uint64_t slack =
+            cut_pages == 0 ? 0 : (std::uint64_t{1} << (std::bit_width(cut_pages) - 1)) - 1;
+        const std::uint64_t first = scope.first & ~slack;
+        const std::uint64_t final = scope.last | slack;
+        if (!scope.by_address() || visits(first, final, sizes) >= Sets) {
             for (set& s : sets_)
                 remove_covered(s, scope);
             return;
         }
         for (std::uint64_t rest = sizes; rest != 0; rest &= rest - 1) {
             const auto size_log2 = static_cast<unsigned>(std::countr_zero(rest));
-            const std::uint64_t last = scope.last >> size_log2;
-            for (std::uint64_t page = scope.first >> size_log2;; ++page) {
+            const std::uint64_t last = final >> size_log2;
+            for (std::uint64_t page = first >> size_log2;; ++page) {
                 remove_covered(set_of(page << size_log2, size_log2), scope);
                 if (page == last) break;
             }
@@ -97,9 +105,13 @@ public:
 
 private:
     static constexpr std::uint64_t low_bits = 0xfff;
+    // Of a set's sequence word; the count is above them.
+    static constexpr std::uint64_t busy = 1;
+    static constexpr std::uint64_t clear_wanted = 2;
+    static constexpr std::uint64_t one_more = 4;
 
     struct alignas(64) set {
-        std::atomic<std::uint32_t> sequence{0};
+        std::atomic<std::uint64_t> sequence{0};
         std::atomic<std::uint32_t> recency{0};
         std::array<std::atomic<std::uint64_t>, Ways> address{}; ///< base, size and a valid bit
         std::array<std::atomic<std::uint64_t>, Ways> context{};
@@ -123,13 +135,13 @@ private:
         return sets_[(page ^ page >> std::countr_zero(Sets)) & (Sets - 1)];
     }
 
-    /// How many sets a by-address scope would visit, cut off at Sets.
-    [[nodiscard]] static std::uint64_t visits(const invalidation_scope& scope,
+    /// How many sets the pages of [first, last] are in, cut off at Sets.
+    [[nodiscard]] static std::uint64_t visits(std::uint64_t first, std::uint64_t last,
                                               std::uint64_t sizes) noexcept {
         std::uint64_t total = 0;
         for (; sizes != 0 && total < Sets; sizes &= sizes - 1) {
             const auto size_log2 = static_cast<unsigned>(std::countr_zero(sizes));
-            const std::uint64_t more = (scope.last >> size_log2) - (scope.first >> size_log2);
+            const std::uint64_t more = (last >> size_log2) - (first >> size_log2);
             total = more >= Sets ? Sets : total + more + 1;
         }
         return total;
@@ -137,11 +149,13 @@ private:
 
     void note_size(const tlb_entry& entry) noexcept {
         const std::uint64_t bit = std::uint64_t{1} << entry.size_log2;
-        if ((sizes_.load(std::memory_order_relaxed) & bit) == 0) {
+        if ((sizes_.load(std::memory_order_seq_cst) & bit) == 0) {
             sizes_.fetch_or(bit, std::memory_order_seq_cst);
         }
-        if (entry.guest_size_log2 != entry.size_log2 && !pieces_.load(std::memory_order_relaxed)) {
-            pieces_.store(true, std::memory_order_seq_cst);
+        if (entry.guest_size_log2 == entry.size_log2) return;
+        const std::uint64_t cut = std::uint64_t{1} << entry.guest_size_log2;
+        if ((cut_pages_.load(std::memory_order_seq_cst) & cut) == 0) {
+            cut_pages_.fetch_or(cut, std::memory_order_seq_cst);
         }
     }
 
@@ -186,38 +200,53 @@ private:
         return entry.covered_by(scope);
     }
 
-    /// Clears the entries of one set that the scope covers. A set being written
-    /// is waited for: its writer holds it for a few stores only.
+    /// Ends a fill; clears the set first if an invalidation asked for that.
+    static void unlock(set& s, std::uint64_t held) noexcept {
+        std::uint64_t sequence = held;
+        if (s.sequence.compare_exchange_strong(sequence, (held & ~busy) + one_more,
+                                               std::memory_order_seq_cst)) {
+            return;
+        }
+        for (auto& word : s.address)
+            word.store(0, std::memory_order_release);
+        s.sequence.store((held & ~busy) + one_more, std::memory_order_seq_cst);
+    }
+
+    /// Clears the entries of one set that the scope covers. Never waits.
     static void remove_covered(set& s, const invalidation_scope& scope) noexcept {
-        std::uint32_t sequence = s.sequence.load(std::memory_order_seq_cst);
+        std::uint64_t sequence = s.sequence.load(std::memory_order_seq_cst);
         for (;;) {
-            if ((sequence & 1) == 0) {
-                bool any = false;
-                for (std::size_t w = 0; w < Ways; ++w)
-                    any = any || covered(s, w, scope);
-                std::atomic_thread_fence(std::memory_order_acquire);
-                const std::uint32_t now = s.sequence.load(std::memory_order_seq_cst);
-                if (now == sequence) {
-                    if (!any) return;
-                    if (s.sequence.compare_exchange_strong(sequence, sequence + 1,
-                                                           std::memory_order_seq_cst)) {
-                        break;
-                    }
-                    continue;
+            if ((sequence & busy) != 0) {
+                if ((sequence & clear_wanted) != 0 ||
+                    s.sequence.compare_exchange_strong(sequence, sequence | clear_wanted,
+                                                       std::memory_order_seq_cst)) {
+                    return; // the filler clears it
                 }
+                continue;
             }
-            sequence = s.sequence.load(std::memory_order_seq_cst);
+            bool any = false;
+            for (std::size_t w = 0; w < Ways; ++w)
+                any = any || covered(s, w, scope);
+            if (!any) {
+                std::atomic_thread_fence(std::memory_order_acquire);
+                const std::uint64_t now = s.sequence.load(std::memory_order_seq_cst);
+                if (now == sequence) return;
+                sequence = now;
+            } else if (s.sequence.compare_exchange_strong(sequence, sequence | busy,
+                                                          std::memory_order_seq_cst)) {
+                break;
+            }
         }
         for (std::size_t w = 0; w < Ways; ++w) {
             if (covered(s, w, scope)) s.address[w].store(0, std::memory_order_release);
         }
-        s.sequence.store(sequence + 2, std::memory_order_seq_cst);
+        s.sequence.store(sequence + one_more, std::memory_order_seq_cst);
     }
 
     std::array<set, Sets> sets_{};
     alignas(64) std::atomic<std::uint64_t> epoch_{0};
-    std::atomic<std::uint64_t> sizes_{0}; ///< page sizes ever filled
-    std::atomic<bool> pieces_{false};     ///< whether pages were ever cached in pieces
+    std::atomic<std::uint64_t> sizes_{0};     ///< page sizes ever filled
+    std::atomic<std::uint64_t> cut_pages_{0}; ///< sizes of guest pages ever cached in pieces
 };
 
 static_assert(tlb_policy<set_associative<16, 4>>);

@@ -100,6 +100,11 @@ template <smmu_features F>
             invalidation_scope::all_of(translation_tag{stream_world::ns_el1, vm, space}));
     case CMD_TLBI_NH_VA:
     case CMD_TLBI_NH_VAA: {
+        // With a granule named, NUM, SCALE and TTL all zero are reserved (4.4.1.1).
+        if (F.range_invalidation && get<T::TG>(c) != 0 && get<T::NUM>(c) == 0 &&
+            get<T::SCALE>(c) == 0 && get<T::TTL>(c) == 0) {
+            return command_action::illegal();
+        }
         const tlbi_addresses range = addresses_of<F>(c, get_address<T::Address>(c));
         invalidation_scope scope = invalidation_scope::addresses({stream_world::ns_el1, vm, space},
                                                                  range.first, range.last, leaf);

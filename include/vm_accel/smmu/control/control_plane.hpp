@@ -43,6 +43,7 @@ public:
     template <guest_memory Memory, class Streams>
     [[nodiscard]] effects write(std::uint64_t offset, unsigned size, std::uint64_t value,
                                 const Memory& memory, Streams&& streams, unsigned budget) noexcept {
+        if (resetting_) return {};
         const register_effect effect = registers_.write(offset, size, value);
         if (effect.streams_changed) streams(0U, ~0U);
         if (effect.enables_changed && !registers_.commands_enabled()) {
@@ -64,6 +65,9 @@ public:
         if (finished(acknowledge_grace_) && acknowledge_owed_) {
             acknowledge_owed_ = false;
             registers_.acknowledge();
+        }
+        if (configurations_.sweep_wanted()) {
+            configurations_.sweep([this] { tlb_.invalidate(invalidation_scope::all()); });
         }
         const bool synced = finished(sync_grace_);
         if (sync_waits_) {
@@ -119,19 +123,28 @@ public:
     void invalidate(const invalidation_scope& scope) noexcept {
         if (scope.by_address()) {
             tlb_.invalidate(scope);
-        } else if (configurations_.invalidate(scope) || configurations_.sweep_wanted()) {
-            configurations_.sweep([this] { tlb_.invalidate(invalidation_scope::all()); });
+        } else if (configurations_.invalidate(scope)) {
+            tlb_.invalidate(invalidation_scope::all());
         }
         invalidated_ = true;
     }
 
-    /// Registers to their reset values; a waiting CMD_SYNC is forgotten. The
-    /// caller empties the streams, and waits for the guards.
-    void reset() noexcept {
-        registers_.reset();
+    /// A reset in two steps, with a wait for the guards between them: first
+    /// everything is disabled, and a waiting CMD_SYNC forgotten; then nobody
+    /// uses the registers any more, and they get their reset values. Register
+    /// writes in between are ignored.
+    template <class Streams>
+    void begin_reset(Streams&& streams) noexcept {
+        resetting_ = true;
+        registers_.disable();
+        streams(0U, ~0U);
         sync_waits_ = false;
         acknowledge_owed_ = false;
         invalidate(invalidation_scope::all());
+    }
+    void finish_reset() noexcept {
+        registers_.reset();
+        resetting_ = false;
     }
 
     /// Starts waiting for every guard that is open now.
@@ -179,6 +192,7 @@ private:
     bool sync_interrupt_ = false;
     bool invalidated_ = false; ///< since the last CMD_SYNC
     bool acknowledge_owed_ = false;
+    bool resetting_ = false;
     std::uint64_t commands_ = 0;
     std::uint64_t syncs_ = 0;
 };

@@ -28,7 +28,9 @@ namespace vm_accel::inline v0 {
     set<R::SSID>(record, f.substream_valid ? raw(f.substream) : 0);
     const auto attributes = [&] {
         set<R::PnU>(record, f.access_made.privileged ? 1 : 0);
-        set<R::InD>(record, f.access_made.instruction ? 1 : 0);
+        // A write is of data, whatever the device says.
+        set<R::InD>(record,
+                    f.access_made.instruction && f.access_made.kind == access::read ? 1 : 0);
         set<R::RnW>(record, f.access_made.kind == access::read ? 1 : 0);
     };
     switch (f.event) {
@@ -105,18 +107,25 @@ public:
     }
 
     /// Writes what is staged to the guest's queue, unless another thread is at
-    /// it: that one then takes these records too. `counters` counts records.
+    /// it: that one then takes these records too. Takes at most as many as fit
+    /// into staging; effects::drain_events = there are more, come again with a
+    /// guard opened afresh.
     template <guest_memory Memory>
     [[nodiscard]] effects drain(register_file<F>& registers, Memory& memory) noexcept {
         effects out;
+        std::size_t left = Staged;
         while (has_work() && !writing_.exchange(true, std::memory_order_seq_cst)) {
             spec::event_record record;
-            while (pop(record))
+            for (; left != 0 && pop(record); --left)
                 out |= write(registers, memory, record);
             if (lost_.exchange(false, std::memory_order_seq_cst)) {
                 out |= overflow(registers);
             }
             writing_.store(false, std::memory_order_seq_cst);
+            if (left == 0) {
+                out.drain_events = has_work();
+                break;
+            }
         }
         return out;
     }

@@ -13,6 +13,7 @@
 #include <vm_accel/os/memory_barrier.hpp>
 
 #include <atomic>
+#include <chrono>
 #include <concepts>
 #include <cstddef>
 #include <cstdint>
@@ -53,14 +54,20 @@ struct fence_quiescence {
 
 /// The control side pays: one membarrier(2) per batch; a reader's store is
 /// plain. Falls back to fences where the kernel refuses (is_degraded()).
+///
+/// A seccomp filter that is installed after init() should allow membarrier(2).
+/// If it does not, this falls back too, once: guards that are being opened at
+/// that moment have no fence yet, and get a millisecond to become visible.
 class membarrier_quiescence {
 public:
     static constexpr bool concurrent = true;
     void prepare() noexcept {
-        fences_ = VM_ACCEL_THREAD_SANITIZER != 0 || !os::process_barrier::register_process();
+        const bool usable = VM_ACCEL_THREAD_SANITIZER == 0 &&
+                            os::process_barrier::register_process() && os::process_barrier::run();
+        fences_.store(!usable, std::memory_order_relaxed);
     }
     void store_with_barrier(std::atomic<std::uint64_t>& word, std::uint64_t value) const noexcept {
-        if (fences_) [[unlikely]] {
+        if (fences_.load(std::memory_order_relaxed)) [[unlikely]] {
             fence_quiescence{}.store_with_barrier(word, value);
             return;
         }
@@ -68,14 +75,19 @@ public:
         std::atomic_signal_fence(std::memory_order_seq_cst);
     }
     void sync_side_barrier() noexcept {
-        if (fences_ || !os::process_barrier::run()) {
-            std::atomic_thread_fence(std::memory_order_seq_cst);
+        if (!fences_.load(std::memory_order_relaxed)) {
+            if (os::process_barrier::run()) return;
+            fences_.store(true, std::memory_order_seq_cst);
+            std::this_thread::sleep_for(std::chrono::milliseconds{1});
         }
+        std::atomic_thread_fence(std::memory_order_seq_cst);
     }
-    [[nodiscard]] bool is_degraded() const noexcept { return fences_; }
+    [[nodiscard]] bool is_degraded() const noexcept {
+        return fences_.load(std::memory_order_relaxed);
+    }
 
 private:
-    bool fences_ = false;
+    std::atomic<bool> fences_{false};
 };
 
 /// For a VMM that calls the SMMU from one thread only.
@@ -101,7 +113,8 @@ struct alignas(64) guard_slot {
     std::atomic<const void*> owner{nullptr};
     std::atomic<bool> parked{false};
     std::atomic<bool> taken{false};
-    std::uint32_t depth = 0; ///< owner only: guards nest
+    std::atomic<bool> awaited{false}; ///< tell the control side when the guard closes
+    std::uint32_t depth = 0;          ///< owner only: guards nest
 };
 
 /// An address that differs between any two live threads.
@@ -178,7 +191,8 @@ public:
         if (--slot.depth != 0) return false;
         policy_.store_with_barrier(slot.sequence,
                                    slot.sequence.load(std::memory_order_relaxed) + 1);
-        return awaited_.load(std::memory_order_relaxed) != 0;
+        return slot.awaited.load(std::memory_order_relaxed) &&
+               slot.awaited.exchange(false, std::memory_order_relaxed);
     }
 
     /// The owner promises not to open a guard until unpark(). Synchronisation
@@ -195,16 +209,18 @@ public:
     /// Starts waiting for every guard that is open now. What the caller changed
     /// before is seen by every guard that opens later.
     void start(grace_period& grace) noexcept {
-        if (!grace.active_) {
-            grace.active_ = true;
-            awaited_.fetch_add(1, std::memory_order_seq_cst);
-        }
+        grace.active_ = true;
+        // First ask to be told, then look: a guard that closes in between tells.
+        for (std::size_t i = 0; i < used_; ++i)
+            slots_[i].awaited.store(true, std::memory_order_seq_cst);
         if (!all_parked()) policy_.sync_side_barrier();
         grace.waiting_ = 0;
         for (std::size_t i = 0; i < used_; ++i) {
             const std::uint64_t sequence = slots_[i].sequence.load(std::memory_order_acquire);
-            grace.seen_[i] = (sequence & 1) != 0 ? sequence : 0;
-            grace.waiting_ += sequence & 1;
+            const bool open = (sequence & 1) != 0;
+            grace.seen_[i] = open ? sequence : 0;
+            grace.waiting_ += open ? 1U : 0U;
+            if (!open) slots_[i].awaited.store(false, std::memory_order_relaxed);
         }
     }
 
@@ -220,7 +236,6 @@ public:
         }
         if (grace.waiting_ != 0) return false;
         grace.active_ = false;
-        awaited_.fetch_sub(1, std::memory_order_seq_cst);
         return true;
     }
 
@@ -254,7 +269,6 @@ private:
     std::unique_ptr<guard_slot[]> slots_;
     std::size_t size_ = 0;
     std::size_t used_ = 0;
-    alignas(64) std::atomic<std::uint32_t> awaited_{0};
 };
 
 } // namespace vm_accel::inline v0

@@ -40,9 +40,14 @@ public:
         for (auto* r : {&strtab_base_, &cmdq_base_, &eventq_base_}) {
             r->store(0, std::memory_order_relaxed);
         }
+        // Untranslated transactions keep the shareability they come with.
+        gbpa_.store(spec::GBPA::SHCFG::in_place(1), std::memory_order_relaxed);
         for (irq_configuration& irq : irq_)
             irq = {};
     }
+
+    /// Everything off, nothing else changed.
+    void disable() noexcept { put(cr0_, 0); }
 
     /// Reads `size` bytes (4 or 8); unknown offsets and sizes read as zero.
     [[nodiscard]] std::uint64_t read(std::uint64_t offset, unsigned size) const noexcept {

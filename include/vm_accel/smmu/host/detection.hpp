@@ -114,7 +114,7 @@ inline void add_registered(const os::file_system_root& root, std::vector<smmu_de
     const result<std::vector<std::string>> names = root.list(directory);
     if (!names) return;
     for (const std::string& name : *names) {
-        if (name.rfind("smmu3.", 0) != 0) continue;
+        if (!name.starts_with("smmu3.")) continue;
         smmu_device_info device{name, std::string{directory} + name, std::string{version}, true};
         const result<std::string> link = root.read_link(device.path);
         if (link) {

@@ -23,8 +23,9 @@ struct access_attributes {
     bool instruction = false;
 };
 
-/// Made by `smmu::make_port`. Movable; used by one thread at a time; must be
-/// destroyed before the SMMU. `Device` is the SMMU.
+/// Made by `smmu::make_port`. Movable while no guard of it is open; used by one
+/// thread at a time; must be destroyed before the SMMU, after its guards.
+/// `Device` is the SMMU.
 ///
 /// Host memory comes from an open guard only, and may be used until that guard
 /// closes. Close guards soon: a CMD_SYNC of the guest completes only after
@@ -151,13 +152,18 @@ private:
         const bool awaited = device_->close_guard(*slot_);
         if (awaited || has_pending_) [[unlikely]] {
             if (slot_->depth != 0) return; // the outermost guard acts
-            pending_.drain_commands = pending_.drain_commands || awaited;
             has_pending_ = false;
+            pending_.drain_commands = pending_.drain_commands || awaited;
+            while (std::exchange(pending_.drain_events, false)) {
+                device_->open_guard(*slot_);
+                pending_ |= device_->drain_events();
+                pending_.drain_commands = device_->close_guard(*slot_) || pending_.drain_commands;
+            }
             device_->act(std::exchange(pending_, {}));
         }
     }
     [[nodiscard]] outcome translate(const transaction& asked) noexcept {
-        if (asked.length == 0) [[unlikely]] {
+        if (asked.length - 1 > ~raw(asked.address)) [[unlikely]] { // empty, or wraps
             counters_->faults.add();
             return outcome::refused({}, silent_abort::bad_access);
         }

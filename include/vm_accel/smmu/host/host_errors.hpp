@@ -39,6 +39,20 @@ namespace vm_accel::inline v0::host_error {
     return fail(errc::not_initialized, "smmu: no guest memory is connected",
                 "call connect(memory) before init()");
 }
+[[nodiscard]] inline tl::unexpected<error> no_sink_connected() noexcept {
+    return fail(errc::not_initialized, "smmu: no interrupt sink is connected",
+                "call connect(sink) before init(): this sink cannot be made by itself");
+}
+[[nodiscard]] inline tl::unexpected<error> stream_too_wide(stream_id stream,
+                                                           unsigned bits) noexcept {
+    return fail(errc::out_of_range,
+                fixed_text<160>{"smmu: StreamID "}
+                    .append_number(raw(stream), 16)
+                    .append(" has more than ")
+                    .append_number(bits)
+                    .append(" bits"),
+                "choose a smaller StreamID, or raise smmu_features::stream_bits");
+}
 [[nodiscard]] inline tl::unexpected<error> not_initialized() noexcept {
     return fail(errc::not_initialized, "smmu: not initialized", "call init() first");
 }

@@ -36,6 +36,11 @@ public:
         stream_configuration uncached;
         if (configuration == nullptr) [[unlikely]] {
             const configuration_ticket ticket = slot.begin_fill();
+            // After the ticket: a slot emptied by a detach is never filled again.
+            if (subject.detached.load(std::memory_order_acquire)) {
+                counters.unresolved.add();
+                return refuse(subject, asked, silent_abort::detached, fault);
+            }
             const auto failed = decode(subject, registers, uncached);
             if (failed) {
                 counters.unresolved.add();
@@ -90,10 +95,6 @@ private:
     [[nodiscard]] std::optional<resolve_fault> decode(const translation_subject& subject,
                                                       Registers& registers,
                                                       stream_configuration& out) noexcept {
-        if (subject.detached.load(std::memory_order_acquire)) {
-            out = refused_stream(silent_abort::detached);
-            return std::nullopt;
-        }
         if (subject.managed) {
             out = untranslated(stream_world::managed, subject.window, false);
             return std::nullopt;
@@ -135,7 +136,9 @@ private:
         if (refused != silent_abort::none) return refuse(subject, asked, refused, fault);
         entry.allowed = leaf.allowed;
         entry.global = leaf.global;
-        entry.guest_size_log2 = leaf.size_log2;
+        // Untranslated addresses have no page of the guest's that could go as one.
+        entry.guest_size_log2 =
+            configuration.mode == stream_mode::bypass ? entry.size_log2 : leaf.size_log2;
         const std::uint64_t size = std::uint64_t{1} << entry.size_log2;
         if (context != nullptr) {
             entry.context = tag;
@@ -214,9 +217,12 @@ private:
                                              const stream_configuration& configuration,
                                              const walk_result& walk,
                                              translation_fault& fault) noexcept {
-        const resolve_fault why{*walk.event, walk.fetch_address, configuration.record_faults};
+        // CD.R decides the four faults of a walk; an external abort is recorded anyway.
+        const bool abort = *walk.event == spec::event_id::F_WALK_EABT;
+        const resolve_fault why{*walk.event, walk.fetch_address,
+                                abort || configuration.record_faults};
         const outcome answer = refuse(subject, asked, why, fault);
-        if (*walk.event == spec::event_id::F_WALK_EABT) fault.cls = spec::fault_class::TT;
+        if (abort) fault.cls = spec::fault_class::TT;
         return answer;
     }
 

@@ -32,7 +32,9 @@ struct smmu_features {
     [[nodiscard]] constexpr bool is_consistent() const noexcept {
         const bool known_size = output_bits == 32 || output_bits == 36 || output_bits == 40 ||
                                 output_bits == 42 || output_bits == 44 || output_bits == 48;
-        return known_size && stage1 && granule_4k && stream_bits >= 1 && stream_bits <= 32 &&
+        const bool implemented = stage1 && granule_4k && !granule_16k && !granule_64k && !stage2 &&
+                                 !hyp && !vmid16 && substream_bits == 0;
+        return known_size && implemented && stream_bits >= 1 && stream_bits <= 32 &&
                command_queue_log2 <= 19 && event_queue_log2 <= 19;
     }
 };
