@@ -247,6 +247,13 @@ public:
         if (half.input_bits <= spec::page_bits(half.granule) || half.input_bits > 48) {
             half.enabled = false;
         }
+        if (!half.enabled) return half;
+        // A base beyond the output size makes the descriptor illegal; below, the
+        // first table is aligned to its size, like all tables.
+        const unsigned output_bits = spec::output_address_bits(get<spec::cd::IPS>(c));
+        if (half.base >> output_bits != 0) half.enabled = false;
+        half.base = aligned(half.base, half.input_bits -
+                                           spec::covered_bits(half.granule, start_level(half)) + 3);
         return half;
     }
     /// Whether the half's tables have a place for the address.
@@ -275,6 +282,11 @@ private:
     /// No memory is here: nothing below a missing table is valid.
     static constexpr std::uint64_t no_table = ~std::uint64_t{0} << 52;
 
+    [[nodiscard]] static constexpr std::uint64_t aligned(std::uint64_t address,
+                                                         std::uint64_t bits) {
+        return bits >= 64 ? 0 : address >> bits << bits;
+    }
+
     [[nodiscard]] static bool e0pd(const stream_view& view, bool upper) {
         return upper ? get<spec::cd::E0PD1>(view.context) != 0
                      : get<spec::cd::E0PD0>(view.context) != 0;
@@ -283,13 +295,18 @@ private:
     /// Where a stream's STE is; nullopt = beyond the tables.
     [[nodiscard]] std::optional<std::uint64_t> entry_address(std::uint64_t sid) const {
         const std::uint64_t shape = value_of(spec::reg::STRTAB_BASE_CFG);
-        const std::uint64_t base = value_of(spec::reg::STRTAB_BASE) & spec::STRTAB_BASE::ADDR::mask;
         const std::uint64_t log2size = spec::STRTAB_BASE_CFG::LOG2SIZE::of(shape);
-        if (log2size < 32 && (sid >> log2size) != 0) return std::nullopt;
-        if (spec::STRTAB_BASE_CFG::FMT::of(shape) != spec::STRTAB_BASE_CFG::FMT_2lvl) {
-            return base + sid * sizeof(spec::ste);
-        }
         const std::uint64_t split = spec::STRTAB_BASE_CFG::SPLIT::of(shape);
+        const bool two_level =
+            spec::STRTAB_BASE_CFG::FMT::of(shape) == spec::STRTAB_BASE_CFG::FMT_2lvl;
+        if (log2size > 32 || (sid >> log2size) != 0 || split > 16) return std::nullopt;
+        // Every table is aligned to its size, whatever its address says.
+        const std::uint64_t table_bits =
+            two_level ? std::max<std::uint64_t>(log2size > split ? log2size - split + 3 : 3, 6)
+                      : log2size + 6;
+        const std::uint64_t base =
+            aligned(value_of(spec::reg::STRTAB_BASE) & spec::STRTAB_BASE::ADDR::mask, table_bits);
+        if (!two_level) return base + sid * sizeof(spec::ste);
         spec::l1_stream_table_descriptor first;
         if (!load(base + (sid >> split) * 8, first)) return std::nullopt;
         const std::uint64_t span = get<spec::l1_stream_table_descriptor::Span>(first);
@@ -297,7 +314,7 @@ private:
         if (span == 0 || span > split + 1 || index >= (std::uint64_t{1} << (span - 1))) {
             return std::nullopt;
         }
-        return get_address<spec::l1_stream_table_descriptor::L2Ptr>(first) +
+        return aligned(get_address<spec::l1_stream_table_descriptor::L2Ptr>(first), span + 5) +
                index * sizeof(spec::ste);
     }
 

@@ -48,7 +48,7 @@ struct cd {
     using HAD0 = field<1, 1, 1>;
     using E0PD0 = field<1, 2, 2>;
     using HAFT = field<1, 3, 3>;
-    using TTB0 = field<1, 55, 4>; ///< address bits [55:4]
+    using TTB0 = field<1, 55, 4>; ///< address bits [55:4]; [51:4] with VMSAv8-64
     using PnCH = field<1, 58, 58>;
     using EPAN = field<1, 59, 59>;
     using HWU059 = field<1, 60, 60>;
@@ -60,7 +60,7 @@ struct cd {
     using HAD1 = field<2, 1, 1>;
     using E0PD1 = field<2, 2, 2>;
     using AIE = field<2, 3, 3>;
-    using TTB1 = field<2, 55, 4>; ///< address bits [55:4]
+    using TTB1 = field<2, 55, 4>; ///< like TTB0
     using DS = field<2, 58, 58>;  ///< 52-bit addresses with 4 and 16 KiB granules
     using PIE = field<2, 59, 59>;
     using HWU159 = field<2, 60, 60>;
