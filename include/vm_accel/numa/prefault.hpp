@@ -33,8 +33,8 @@ struct prefault_range {
     if (bytes == 0 || total == 0) return 0;
     const std::uint64_t step = std::max<std::uint64_t>(granule, 1);
     const std::uint64_t most = bytes / step + (bytes % step != 0 ? 1 : 0);
-    const auto share = static_cast<std::uint64_t>(
-        static_cast<double>(bytes) / static_cast<double>(total) * threads + 0.5);
+    const std::uint64_t all = std::max<std::uint64_t>(total / step, 1);
+    const std::uint64_t share = (most * std::min(threads, 0xffffu) + all / 2) / all;
     return static_cast<unsigned>(std::clamp<std::uint64_t>(share, 1, most));
 }
 
