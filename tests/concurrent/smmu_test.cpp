@@ -227,3 +227,65 @@ TEST_CASE("faults of many threads reach the event queue whole", "[concurrent][sm
     CHECK(s.events == seen);
     CHECK(s.events + s.events_dropped == threads * each);
 }
+
+TEST_CASE("the last guard's close completes a SYNC although the VMM holds the lock",
+          "[concurrent][smmu]") {
+    guest::machine<> m;
+    m.start();
+    REQUIRE(m.iommu().attach_device("disk", m.all_of_ram, stream_id{0x10}));
+    std::atomic<bool> stop{false};
+    // The VMM asks for statistics and memory all the time: it often has the lock.
+    std::thread busy{[&] {
+        while (!stop.load(std::memory_order_relaxed)) {
+            (void)m.iommu().stats();
+            (void)m.iommu().attached_device_count();
+        }
+    }};
+    auto port = m.iommu().make_port("disk").value();
+    for (unsigned round = 0; round < rounds; ++round) {
+        const std::uint64_t before = m.sink.pulses(wired_interrupt::cmdq_sync);
+        {
+            auto guard = port.open();
+            m.command(spec::tlbi_nsnh_all());
+            m.command(spec::cmd_sync(spec::sync_signal::SIG_IRQ));
+        }
+        // Nobody reads a register: the interrupt alone must come.
+        while (m.sink.pulses(wired_interrupt::cmdq_sync) == before)
+            std::this_thread::yield();
+    }
+    stop = true;
+    busy.join();
+    CHECK(m.commands_done());
+}
+
+TEST_CASE("a reset leaves reset values, whatever devices do meanwhile", "[concurrent][smmu]") {
+    guest::machine<set_associative<16, 2>, fenced> m;
+    guest::host_pages low{0x1000};
+    REQUIRE(m.iommu().add_memory(pa{0}, low.data(), 0x1000));
+    REQUIRE(m.iommu().attach_device("disk", m.all_of_ram, stream_id{0x10}));
+    std::atomic<bool> stop{false};
+    std::thread device{[&] {
+        auto port = m.iommu().make_port("disk").value();
+        std::array<std::byte, 4> bytes{};
+        while (!stop.load(std::memory_order_relaxed))
+            (void)port.read(iova{0x5000}, bytes);
+    }};
+    for (unsigned round = 0; round < rounds / 2; ++round) {
+        m.restart_ring();
+        m.forget_pages();
+        m.start();
+        (void)m.stage1_stream(0x10, 1);
+        wait_until_done(m);
+        while (round % 8 == 0 && m.iommu().stats().events == 0)
+            std::this_thread::yield();
+        REQUIRE(m.iommu().reset());
+        REQUIRE(m.read32(spec::reg::CR0) == 0);
+        REQUIRE(m.read32(spec::reg::CR0ACK) == 0);
+        REQUIRE(m.read32(spec::reg::EVENTQ_PROD) == 0);
+        REQUIRE(m.read32(spec::reg::GERROR) == 0);
+    }
+    stop = true;
+    device.join();
+    for (std::size_t i = 0; i < low.size(); ++i)
+        REQUIRE(low.data()[i] == std::byte{0});
+}

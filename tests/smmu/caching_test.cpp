@@ -295,3 +295,22 @@ TEST_CASE("a page that crosses the window's edge is served in pieces, and remove
     CHECK_FALSE(reads(port, iova{block}));
     CHECK_FALSE(reads(port, iova{block + 0x2000}));
 }
+
+TEST_CASE("devices that do DMA after their detach take nothing from the pool", "[smmu][pool]") {
+    guest::machine<set_associative<64, 4>, few_of_all> m;
+    m.start();
+    m.store(m.ste_address(0x10), m.plain_ste(spec::ste_config::bypass));
+    for (int i = 0; i < 8; ++i) {
+        REQUIRE(m.iommu().attach_device("disk", m.all_of_ram, stream_id{0x10}));
+        auto port = m.iommu().make_port("disk").value();
+        CHECK(reads(port, iova{guest::ram}));
+        REQUIRE(m.iommu().detach_device("disk"));
+        CHECK_FALSE(reads(port, iova{guest::ram}));
+    }
+    REQUIRE(m.iommu().attach_device("disk", m.all_of_ram, stream_id{0x10}));
+    auto port = m.iommu().make_port("disk").value();
+    const std::uint64_t before = m.iommu().stats().hits;
+    for (int i = 0; i < 10; ++i)
+        CHECK(reads(port, iova{guest::ram}));
+    CHECK(m.iommu().stats().hits >= before + 9);
+}
