@@ -25,7 +25,7 @@ struct stream_plan {
 /// Checks an STE against the features; nullopt = illegal, C_BAD_STE.
 ///
 /// Config 0b0xx aborts whatever the other fields say. A stage that is not
-/// implemented, or a CD table when there are no SubstreamIDs, is illegal.
+/// implemented is illegal.
 template <smmu_features F>
 [[nodiscard]] constexpr std::optional<stream_plan> plan_stream(const spec::ste& entry) noexcept {
     using E = spec::ste;
@@ -36,9 +36,8 @@ template <smmu_features F>
     const bool stage2 = (config & 0b010) != 0;
     if (stage2 || (stage1 && !F.stage1)) return std::nullopt;
     if (!stage1) return stream_plan{.what = stream_plan::kind::bypass};
-    if (get<E::S1CDMax>(entry) > F.substream_bits) return std::nullopt;
-    // StreamWorld EL2 exists with IDR0.Hyp only; 0b01 and 0b11 are reserved.
-    if (!F.hyp && get<E::STRW>(entry) != 0) return std::nullopt;
+    // Without SubstreamIDs S1CDMax is ignored, without Hyp so is STRW (5.2).
+    static_assert(F.substream_bits == 0 && !F.hyp);
     return stream_plan{.what = stream_plan::kind::stage1,
                        .context_pointer = get_address<E::S1ContextPtr>(entry)};
 }
