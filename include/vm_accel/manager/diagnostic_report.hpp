@@ -20,7 +20,6 @@
 #include <string>
 #include <string_view>
 #include <type_traits>
-#include <utility>
 #include <variant>
 #include <vector>
 
@@ -115,11 +114,11 @@ private:
         const fixed_text<48> kept{name};
         for (report_fact& fact : target_->facts) {
             if (fact.name == kept) {
-                fact.value = std::move(value);
+                fact.value = value;
                 return;
             }
         }
-        target_->facts.push_back({kept, std::move(value)});
+        target_->facts.push_back({kept, value});
     }
 
     backend_report* target_;

@@ -42,6 +42,7 @@ struct backend_slot {
 
     backend_slot() : value() {}
     template <class Argument>
+        requires(!std::same_as<std::remove_cvref_t<Argument>, backend_slot>)
     explicit backend_slot(Argument&& argument) : value(make(std::forward<Argument>(argument))) {}
 
 private:

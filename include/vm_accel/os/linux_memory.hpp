@@ -199,7 +199,8 @@ struct linux_memory {
         fixed_text<64> path{"/sys/devices/system/node/node"};
         path.append_number(node).append("/meminfo").append(std::string_view{"\0", 1});
         text_file file;
-        if (!file.read(path.view().data()))
+        const char* const terminated = path.view().data();
+        if (!file.read(terminated))
             return fail_with(errno, path.view().substr(0, path.size() - 1),
                              "mount /sys, or let the planner use the node's size");
         std::uint64_t kib = 0;
