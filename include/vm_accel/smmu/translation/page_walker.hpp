@@ -70,8 +70,10 @@ struct table_limits {
         bits |= P::privileged_read;
         if (write) bits |= P::privileged_write;
     }
-    const bool user_execute = user && L::UXN::of(descriptor) == 0 && !limits.no_user_execute;
-    if (user_execute && !(wxn && write)) bits |= P::user_execute;
+    // Execution does not ask for read permission: AP without unprivileged
+    // access and UXN clear is execute-only.
+    const bool user_execute = L::UXN::of(descriptor) == 0 && !limits.no_user_execute;
+    if (user_execute && !(wxn && user && write)) bits |= P::user_execute;
     // Memory that unprivileged software can write is never executed with privilege.
     const bool privileged_execute = L::PXN::of(descriptor) == 0 && !limits.no_privileged_execute;
     if (privileged_execute && !(user && write) && !(wxn && write)) bits |= P::privileged_execute;
