@@ -304,7 +304,7 @@ TEST_CASE("permissions follow AP, APTable, PAN, WXN and the device's attributes"
         row{"PAN: user pages are not for privileged data", rw, 0, true, false, false, true, true,
             false, false, true, false},
         row{"PAN spares privileged pages", priv, 0, true, false, false, false, false, true, true,
-            false, true},
+            true, true},
         row{"WXN", rw, 0, false, true, false, true, true, true, true, false, false},
         row{"WXN spares read-only pages", ro, 0, false, true, false, true, false, true, false, true,
             true});
