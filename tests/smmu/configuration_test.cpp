@@ -291,7 +291,7 @@ TEST_CASE("permissions follow AP, APTable, PAN, WXN and the device's attributes"
         row{"privileged, execute-only for users", priv, 0, false, false, false, false, false, true,
             true, true, true},
         row{"never executed", data, 0, false, false, false, true, true, true, true, false, false},
-        row{"APTable: no user", rw, no_user, false, false, false, false, false, true, true, false,
+        row{"APTable: no user", rw, no_user, false, false, false, false, false, true, true, true,
             true},
         row{"APTable: no write", rw, no_write, false, false, false, true, false, true, false, true,
             true},
