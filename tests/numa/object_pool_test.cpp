@@ -10,6 +10,7 @@
 #include <bit>
 #include <cstring>
 #include <deque>
+#include <initializer_list>
 #include <map>
 #include <memory_resource>
 #include <new>
@@ -38,9 +39,10 @@ TEST_CASE("objects are aligned, disjoint and writable to their last byte") {
     };
     std::vector<object> objects;
     std::size_t n = 0;
-    for (const std::size_t bytes :
-         {0, 1, 8, 16, 17, 24, 64, 65, 100, 1000, 4096, 5000, 65536, 65537, 300000}) {
-        for (const std::size_t alignment : {1, 8, 16, 64, 4096, 65536}) {
+    for (const std::size_t bytes : std::initializer_list<std::size_t>{
+             0, 1, 8, 16, 17, 24, 64, 65, 100, 1000, 4096, 5000, 65536, 65537, 300000}) {
+        for (const std::size_t alignment :
+             std::initializer_list<std::size_t>{1, 8, 16, 64, 4096, 65536}) {
             for (unsigned i = 0; i < 3; ++i) {
                 auto* const p = static_cast<unsigned char*>(pool.allocate(bytes, alignment));
                 REQUIRE(p != nullptr);
