@@ -16,6 +16,7 @@
 #include <vm_accel/core/roles.hpp>
 #include <vm_accel/core/version.hpp>
 #include <vm_accel/guest/copy.hpp>
+#include <vm_accel/guest/dirty_bitmap.hpp>
 #include <vm_accel/guest/guest_memory.hpp>
 #include <vm_accel/guest/interrupt_sink.hpp>
 #include <vm_accel/guest/region_map.hpp>
