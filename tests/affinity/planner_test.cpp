@@ -143,6 +143,20 @@ TEST_CASE("spread uses as many nodes as there are vCPUs for") {
     }
 }
 
+TEST_CASE("performance cores come first wherever the machine numbers them") {
+    cpu_topology t = recorded("hybrid");
+    for (logical_cpu& cpu : t.cpus)
+        cpu.kind = cpu.os_index < 8 ? cpu_kind::efficiency : cpu_kind::performance;
+    const auto policy =
+        GENERATE(vcpu_policy::compact, vcpu_policy::spread, vcpu_policy::one_per_core);
+    const auto plan = plan_vcpus(t, {5, policy, 2});
+    REQUIRE(plan);
+    CHECK(cpus_of(*plan) == std::vector<unsigned>{8, 10, 12, 14, 0});
+    CHECK(plan->io_cpus == std::vector<unsigned>{6, 7});
+    CHECK_THAT(std::string{plan->assignments[4].reason.view()},
+               Catch::Contains("an efficiency core"));
+}
+
 TEST_CASE("reasons say what is true of the CPU") {
     struct row {
         const char* machine;
