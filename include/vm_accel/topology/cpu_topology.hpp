@@ -185,7 +185,12 @@ Stream& operator<<(Stream& out, const cpu_topology& topology) {
     for (const cpu_cache& cache : topology.caches) {
         line.clear();
         line.append("  L").append_number(cache.level).append(" ");
-        line.append_number(cache.bytes >> 10).append(" KiB: CPUs ");
+        if (cache.bytes == 0) {
+            line.append("of unknown size");
+        } else {
+            line.append_number(cache.bytes >> 10).append(" KiB");
+        }
+        line.append(": CPUs ");
         append_list(line, set_of(cache.cpus));
         out << line.append("\n").view();
     }
