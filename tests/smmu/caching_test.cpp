@@ -138,7 +138,6 @@ TEST_CASE("an entry stays until it is invalidated, and no longer", "[smmu][tlbi]
 }
 
 TEST_CASE("a walk that an invalidation overtakes leaves nothing behind", "[smmu][late_fill]") {
-    region_map unused;
     hooked_memory memory;
     counting_sink sink;
     guest::machine<> builder; // builds the tables; this SMMU only shares its memory
