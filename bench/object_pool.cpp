@@ -48,7 +48,7 @@ void floor_free_list(benchmark::State& state) {
         state,
         [&]() -> void* {
             node* const taken = list;
-            list = taken->next;
+            if (taken != nullptr) list = taken->next;
             return taken;
         },
         [&](void* object) { list = ::new (object) node{list}; });

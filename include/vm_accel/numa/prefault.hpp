@@ -144,7 +144,8 @@ private:
         grant given = grant::enforced();
         for (const job& j : jobs_) {
             if (j.node != ranges_[r].node) continue;
-            if (j.failures[r]) return grant::denied(*j.failures[r]);
+            if (const std::optional<error>& failure = j.failures[r]; failure)
+                return grant::denied(*failure);
             if (!j.placement) given = grant::preferred(j.placement.error().cause);
         }
         if (ranges_[r].cpus.empty() && given.state == grant_state::enforced)
