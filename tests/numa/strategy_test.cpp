@@ -177,6 +177,8 @@ TEST_CASE("load_balanced: all nodes keep equally much free") {
         {{64, 64, 64, 64}, {{4096}}, {{0, 0}}},
         {{64, 64, 0, 0}, {{4 * MiB}}, {{0, 2}, {1, 2}}},
         {{64, 64, 64, 64}, {{60 * MiB, 1}, {12 * MiB}}, {{1, 60}, {0, 4}, {2, 4}, {3, 4}}},
+        {{64, 64, 64, 64}, {{60 * MiB, 0}, {2 * MiB}}, {{0, 60}, {1, 2}}},
+        {{3, 2, 0, 0}, {{1 * MiB}, {1 * MiB}, {1 * MiB}}, {{0, 1}, {0, 1}, {1, 1}}},
         {{8, 8, 8, 8}, {{12 * MiB, 3}}, {{3, 8}, {0, 2}, {1, 2}}},
     }));
     const auto plan = load_balanced{}.plan(inventory_of(four, r.free_mib), r.requests);

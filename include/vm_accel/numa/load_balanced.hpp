@@ -4,6 +4,7 @@
 #include <vm_accel/numa/strategy.hpp>
 
 #include <algorithm>
+#include <cstddef>
 #include <cstdint>
 #include <span>
 #include <string_view>
@@ -23,126 +24,160 @@ struct load_balanced {
     plan(const memory_inventory& inventory,
          std::span<const memory_request> requests) const noexcept {
         const cpu_topology& topology = *inventory.topology;
-        std::vector<entry> near;
-        std::vector<entry> without_cpus;
+        nodes_by_room near{inventory};
+        nodes_by_room without_cpus{inventory};
         for (unsigned i = 0; i < topology.nodes.size() && i < inventory.free_bytes.size(); ++i) {
-            if (inventory.free_bytes[i] == 0) continue;
-            (topology.nodes[i].cpus.empty() ? without_cpus : near)
-                .push_back({i, std::min(inventory.free_bytes[i], most_room)});
+            if (inventory.free_bytes[i] != 0)
+                (topology.nodes[i].cpus.empty() ? without_cpus : near).add(i);
         }
         if (near.empty() && without_cpus.empty()) return numa_planning::no_memory_node();
         memory_plan plan;
         for (unsigned r = 0; r < requests.size(); ++r) {
             std::uint64_t left = requests[r].bytes;
             if (requests[r].node != any_node) {
-                left = give(plan, r, find(near, requests[r].node), left, topology, inventory);
-                left =
-                    give(plan, r, find(without_cpus, requests[r].node), left, topology, inventory);
+                left = near.give_to(plan, r, requests[r].node, left);
+                left = without_cpus.give_to(plan, r, requests[r].node, left);
             }
-            left = spread(plan, r, near, left, inventory,
-                          "its share, all nodes keeping equally much free");
-            left =
-                spread(plan, r, without_cpus, left, inventory, "no node with CPUs has room left");
+            left = near.spread(plan, r, left, "its share, all nodes keeping equally much free");
+            left = without_cpus.spread(plan, r, left, "no node with CPUs has room left");
             if (left == 0) continue;
-            const entry& any = near.empty() ? without_cpus.front() : near.front();
+            const unsigned node = near.empty() ? without_cpus.fullest() : near.fullest();
             numa_planning::append(
-                plan, {r, any.node, left, os::bind_mode::prefer,
-                       numa_planning::about(topology, any.node, "no node has room for the rest")});
+                plan, {r, node, left, os::bind_mode::prefer,
+                       numa_planning::about(topology, node, "no node has room for the rest")});
         }
         return plan;
     }
 
 private:
-    /// More than any node has, and small enough for 1,024 of them to be added up.
-    static constexpr std::uint64_t most_room = std::uint64_t{1} << 53;
-
     struct entry {
         unsigned node = 0;
         std::uint64_t room = 0;
+
+        /// Heap order: the most room on top, of equals the lower index.
+        friend bool operator<(const entry& a, const entry& b) noexcept {
+            return a.room != b.room ? a.room < b.room : a.node > b.node;
+        }
     };
 
-    [[nodiscard]] static entry* find(std::vector<entry>& entries, unsigned node) noexcept {
-        for (entry& e : entries)
-            if (e.node == node) return &e;
-        return nullptr;
-    }
+    /// Some of the nodes, the one with the most room at hand: a heap.
+    class nodes_by_room {
+    public:
+        explicit nodes_by_room(const memory_inventory& inventory)
+            : inventory_(inventory),
+              granule_(std::max<std::uint64_t>(inventory.granule, 1)),
+              share_(inventory.topology->nodes.size(), 0) {}
 
-    /// Gives what fits to the node that was asked for; returns what is left.
-    [[nodiscard]] static std::uint64_t give(memory_plan& plan, unsigned request, entry* to,
-                                            std::uint64_t bytes, const cpu_topology& topology,
-                                            const memory_inventory& inventory) {
-        if (to == nullptr) return bytes;
-        const std::uint64_t part = numa_planning::fitting(bytes, to->room, inventory.granule);
-        numa_planning::append(plan, {request, to->node, part, os::bind_mode::bind,
-                                     numa_planning::about(topology, to->node, "asked for")});
-        to->room -= part;
-        return bytes - part;
-    }
+        void add(unsigned node) { push({node, std::min(inventory_.free_bytes[node], most_room)}); }
+        [[nodiscard]] bool empty() const noexcept { return heap_.empty(); }
+        [[nodiscard]] unsigned fullest() const noexcept { return heap_.front().node; }
 
-    /// Lowers the fullest entries to a common level until `bytes` are given, in
-    /// whole granules and then the rest; returns what did not fit.
-    [[nodiscard]] static std::uint64_t spread(memory_plan& plan, unsigned request,
-                                              std::vector<entry>& entries, std::uint64_t bytes,
-                                              const memory_inventory& inventory,
-                                              std::string_view why) {
-        if (bytes == 0 || entries.empty()) return bytes;
-        std::sort(entries.begin(), entries.end(), [](const entry& a, const entry& b) {
-            return a.room != b.room ? a.room > b.room : a.node < b.node;
-        });
-        const std::uint64_t granule = std::max<std::uint64_t>(inventory.granule, 1);
-        const auto give_to = [&](entry& to, std::uint64_t part) {
-            numa_planning::append(plan, {request, to.node, part, os::bind_mode::bind,
-                                         numa_planning::about(*inventory.topology, to.node, why)});
-            to.room -= part;
-        };
-        std::uint64_t tail = bytes % granule; // goes last, so that all before it is whole
-        bytes -= tail;
-        // The level: the first k entries, lowered to it, give `bytes`.
-        std::size_t k = 0;
-        std::uint64_t above = 0; // what lowering the first k to entry k's room gives
-        while (k + 1 < entries.size() &&
-               above + (entries[k].room - entries[k + 1].room) * (k + 1) < bytes) {
-            above += (entries[k].room - entries[k + 1].room) * (k + 1);
-            ++k;
-        }
-        const std::uint64_t below = (bytes - above) / (k + 1);
-        const std::uint64_t level = entries[k].room > below ? entries[k].room - below : 0;
-        std::vector<std::uint64_t> share(entries.size(), 0);
-        std::uint64_t left = bytes;
-        for (std::size_t i = 0; i <= k; ++i) {
-            share[i] = std::min(left, numa_planning::round_down(entries[i].room - level, granule));
-            left -= share[i];
-        }
-        // What rounding left over: a granule each, those with most room left first.
-        std::vector<std::size_t> order;
-        for (std::size_t i = 0; left != 0 && i < entries.size(); ++i)
-            order.push_back(i);
-        std::sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) {
-            const std::uint64_t room_a = entries[a].room - share[a];
-            const std::uint64_t room_b = entries[b].room - share[b];
-            return room_a != room_b ? room_a > room_b : a < b;
-        });
-        for (bool progress = true; left != 0 && progress;) {
-            progress = false;
-            for (const std::size_t i : order) {
-                if (left == 0 || entries[i].room - share[i] < granule) continue;
-                share[i] += granule;
-                left -= granule;
-                progress = true;
+        /// Gives what fits to one node, if it is among these; returns what is left.
+        [[nodiscard]] std::uint64_t give_to(memory_plan& plan, unsigned request, unsigned node,
+                                            std::uint64_t bytes) {
+            for (entry& e : heap_) {
+                if (e.node != node) continue;
+                const std::uint64_t part = numa_planning::fitting(bytes, e.room, granule_);
+                e.room -= part;
+                std::make_heap(heap_.begin(), heap_.end());
+                emit(plan, request, node, part, "asked for");
+                return bytes - part;
             }
+            return bytes;
         }
-        for (std::size_t i = 0; i < entries.size(); ++i)
-            give_to(entries[i], share[i]);
-        entry& most =
-            *std::max_element(entries.begin(), entries.end(), [](const entry& a, const entry& b) {
-                return a.room != b.room ? a.room < b.room : a.node > b.node;
-            });
-        if (left == 0 && tail != 0 && most.room >= tail) {
-            give_to(most, tail);
-            tail = 0;
+
+        /// Lowers the nodes with most room to a common level until `bytes` are
+        /// given, in whole granules and then the rest; returns what did not fit.
+        [[nodiscard]] std::uint64_t spread(memory_plan& plan, unsigned request, std::uint64_t bytes,
+                                           std::string_view why) {
+            if (bytes == 0 || heap_.empty()) return bytes;
+            std::uint64_t left = lower_to_level(bytes - bytes % granule_);
+            // What rounding left over: granule by granule.
+            while (left != 0 && heap_.front().room >= granule_) {
+                entry top = pop();
+                take(top, granule_);
+                push(top);
+                left -= granule_;
+            }
+            for (const unsigned node : receivers_) {
+                emit(plan, request, node, share_[node], why);
+                share_[node] = 0;
+            }
+            receivers_.clear();
+            // The rest goes last, so that all before it is whole.
+            std::uint64_t tail = bytes % granule_;
+            if (left == 0 && tail != 0 && heap_.front().room >= tail) {
+                entry top = pop();
+                top.room -= tail;
+                push(top);
+                emit(plan, request, top.node, tail, why);
+                tail = 0;
+            }
+            return left + tail;
         }
-        return left + tail;
-    }
+
+    private:
+        /// More than any node has, and small enough for 1,024 of them to be added up.
+        static constexpr std::uint64_t most_room = std::uint64_t{1} << 53;
+
+        /// Gives whole granules above the level at which `bytes` are given; returns
+        /// the few granules that rounding leaves. No more nodes are looked at than
+        /// there are granules to give.
+        [[nodiscard]] std::uint64_t lower_to_level(std::uint64_t bytes) {
+            if (bytes == 0) return 0;
+            std::uint64_t above = 0; // what lowering those in hand to the last one's room gives
+            in_hand_.assign(1, pop());
+            while (!heap_.empty() && in_hand_.size() < bytes / granule_) {
+                const std::uint64_t step =
+                    (in_hand_.back().room - heap_.front().room) * in_hand_.size();
+                if (above + step >= bytes) break;
+                above += step;
+                in_hand_.push_back(pop());
+            }
+            const std::uint64_t below = (bytes - above) / in_hand_.size();
+            const std::uint64_t last = in_hand_.back().room;
+            const std::uint64_t level = last > below ? last - below : 0;
+            for (entry& e : in_hand_) {
+                const std::uint64_t part =
+                    std::min(bytes, numa_planning::round_down(e.room - level, granule_));
+                take(e, part);
+                bytes -= part;
+                push(e);
+            }
+            return bytes;
+        }
+
+        void take(entry& from, std::uint64_t bytes) {
+            if (bytes == 0) return;
+            from.room -= bytes;
+            if (share_[from.node] == 0) receivers_.push_back(from.node);
+            share_[from.node] += bytes;
+        }
+
+        void emit(memory_plan& plan, unsigned request, unsigned node, std::uint64_t bytes,
+                  std::string_view why) const {
+            numa_planning::append(plan, {request, node, bytes, os::bind_mode::bind,
+                                         numa_planning::about(*inventory_.topology, node, why)});
+        }
+
+        void push(const entry& e) {
+            heap_.push_back(e);
+            std::push_heap(heap_.begin(), heap_.end());
+        }
+        [[nodiscard]] entry pop() {
+            std::pop_heap(heap_.begin(), heap_.end());
+            const entry top = heap_.back();
+            heap_.pop_back();
+            return top;
+        }
+
+        const memory_inventory& inventory_;
+        std::uint64_t granule_;
+        std::vector<entry> heap_{};
+        std::vector<entry> in_hand_{};
+        std::vector<std::uint64_t> share_;  ///< of the request at hand, by node
+        std::vector<unsigned> receivers_{}; ///< the nodes with a share, in order
+    };
 };
 
 static_assert(numa_strategy<load_balanced>);
