@@ -54,12 +54,14 @@ public:
         std::uint64_t end = (raw(address) + (bytes - 1)) / page_bytes;
         if (page < first_) page = first_;
         if (end > last_) end = last_;
+        // The data before the look at the bit: a harvester that clears the bit
+        // either copies this data afterwards, or sees the bit set again.
+        barrier();
         for (; page <= end; ++page) {
             const std::uint64_t n = page - first_;
             std::atomic<std::uint64_t>& word = words_[static_cast<std::size_t>(n / 64)];
             const std::uint64_t bit = std::uint64_t{1} << n % 64;
-            // Most pages are dirty already; and whoever harvested the bit before
-            // this write must see it set again, hence not a relaxed load alone.
+            // Most pages are dirty already.
             if ((word.load(std::memory_order_seq_cst) & bit) == 0) {
                 word.fetch_or(bit, std::memory_order_seq_cst);
             }
@@ -75,6 +77,8 @@ public:
         for (std::uint64_t w = 0; w <= (last_ - first_) / 64; ++w) {
             std::uint64_t bits =
                 words_[static_cast<std::size_t>(w)].exchange(0, std::memory_order_seq_cst);
+            if (bits == 0) continue;
+            barrier(); // clear before the caller copies
             for (; bits != 0; bits &= bits - 1, ++found) {
                 const auto n = w * 64 + static_cast<std::uint64_t>(std::countr_zero(bits));
                 f(pa{(first_ + n) * page_bytes});
@@ -84,6 +88,8 @@ public:
     }
 
 private:
+    static void barrier() noexcept { std::atomic_thread_fence(std::memory_order_seq_cst); }
+
     std::unique_ptr<std::atomic<std::uint64_t>[]> words_;
     std::uint64_t first_ = 0; ///< page numbers
     std::uint64_t last_ = 0;
