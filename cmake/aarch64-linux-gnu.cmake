@@ -29,4 +29,4 @@ set(CMAKE_CXX_STANDARD_INCLUDE_DIRECTORIES "${VM_ACCEL_SYSROOT}/usr/include/aarc
 
 # libudev and others are needed by libhwloc only; the linker looks for them here.
 set(CMAKE_EXE_LINKER_FLAGS_INIT
-    "-Wl,-rpath-link,${VM_ACCEL_SYSROOT}/usr/lib/aarch64-linux-gnu:${VM_ACCEL_SYSROOT}/lib/aarch64-linux-gnu")
+    "\"-Wl,-rpath-link,${VM_ACCEL_SYSROOT}/usr/lib/aarch64-linux-gnu:${VM_ACCEL_SYSROOT}/lib/aarch64-linux-gnu\"")

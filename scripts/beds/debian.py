@@ -22,6 +22,15 @@ class BedError(Exception):
     """A bed cannot be set up; the text names the cause and the cure."""
 
 
+class NotInArchive(BedError):
+    """The mirror answered, and has no such suite or package."""
+
+
+# How apt says that a mirror that answered lacks something.
+ABSENT = re.compile(r"does not have a Release file|No packages found|Unable to locate package|"
+                    r"has no installation candidate")
+
+
 def say(message):
     print(f"-- {message}", flush=True)
 
@@ -85,6 +94,9 @@ class Archive:
             "APT::Sandbox::User": "root",
             "APT::Default-Release": self.suite,
             "Acquire::Languages": "none",
+            "Acquire::Retries": "3",
+            # Otherwise apt ends with status 0 although it could not reach the mirror.
+            "APT::Update::Error-Mode": "any",
         }
         return [word for key, value in settings.items() for word in ("-o", f"{key}={value}")]
 
@@ -93,9 +105,11 @@ class Archive:
         done = subprocess.run(command, capture_output=True, text=True, cwd=cwd, check=False)
         if done.returncode:
             reason = (done.stderr.strip() or done.stdout.strip()).splitlines()
-            raise BedError(f"{tool} {' '.join(arguments)} ({self.suite}/{self.architecture}): "
-                           f"{reason[0] if reason else 'no message'}; "
-                           "check the network and the mirror")
+            absent = ABSENT.search(done.stderr + done.stdout)
+            kind = NotInArchive if absent else BedError
+            raise kind(f"{tool} {' '.join(arguments)} ({self.suite}/{self.architecture}): "
+                       f"{reason[0] if reason else 'no message'}; "
+                       "check the network and the mirror")
         return done.stdout
 
     def update(self):

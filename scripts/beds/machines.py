@@ -39,8 +39,8 @@ class Kernel:
             package = [name for name in archive.dependencies("linux-image-arm64")
                        if name.startswith("linux-image-")]
             if not package:
-                raise BedError(f"Debian {suite} has no linux-image-arm64 package; "
-                               "choose another suite")
+                raise debian.NotInArchive(f"Debian {suite} has no linux-image-arm64 package; "
+                                          "choose another suite")
             debian.unpack(archive.download(package[:1]), self.folder)
         self.image = next(self.folder.glob("boot/vmlinuz-*"))
         self.release = self.image.name.split("-", 1)[1]
