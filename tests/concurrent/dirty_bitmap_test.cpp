@@ -16,7 +16,7 @@ namespace {
 /// Spins a moment, then lets others run: there may be one processor only.
 void wait_for(const std::atomic<std::uint64_t>& word, std::uint64_t value) {
     for (unsigned spins = 0; word.load(std::memory_order_acquire) != value; ++spins) {
-        if (spins > 500) std::this_thread::yield();
+        if (spins > 5'000) std::this_thread::yield();
     }
 }
 
@@ -26,7 +26,7 @@ TEST_CASE("no write is lost between its data and its bit", "[concurrent][dirty]"
 #if VM_ACCEL_THREAD_SANITIZER
     constexpr std::uint64_t rounds = 20'000;
 #else
-    constexpr std::uint64_t rounds = 150'000;
+    constexpr std::uint64_t rounds = 1'500'000;
 #endif
     dirty_bitmap map;
     REQUIRE(map.cover({pa{0}, 4096}));
