@@ -2,8 +2,8 @@
 """The stages of scripts/test: each builds or runs something and counts single tests.
 
 A test is a Catch test case, an entry of CTest, a header or file compiled on its own, a file looked
-at by clang-tidy, or one run of the demo. What prints `SKIP: reason` is skipped, and only reasons
-matched by scripts/allowed-skips.txt may be.
+at by clang-tidy, or one claim that a run of the demo has proved. What prints `SKIP: reason` is
+skipped, and only reasons matched by scripts/allowed-skips.txt may be.
 """
 import argparse
 import json
@@ -298,8 +298,14 @@ class Stages:
             say(f"  {elapsed()} {name}")
             status, output = run(["scripts/demo", *variant], progress=name)
             reasons = SKIP.findall(output)
-            if status == 0:
-                self.results.ok()
+            claims = re.findall(r"^ok +(.+)$", output, re.M)
+            missing = re.findall(r"^MISSING +(.+)$", output, re.M)
+            self.results.ok(len(claims))
+            for claim in missing:
+                self.results.fail(f"{name}: {claim}")
+            if status == 0 and not missing:
+                if not claims:
+                    self.results.ok()
                 say("  " + output.strip().splitlines()[-1])
             elif status == 77 and reasons:
                 self.results.skip(name, reasons[0])
