@@ -10,7 +10,7 @@
 #include <cstddef>
 #include <memory_resource>
 
-namespace vm_accel::inline v0 {
+namespace vm_accel::inline v0::inline VM_ACCEL_EXHAUSTION_MODE {
 
 /// The pool must outlive it. Two adapters are equal only if they are one: to look
 /// further would take run-time type information. Exhaustion is as in standard_allocator: bad_alloc,
@@ -36,4 +36,4 @@ private:
     Pool* pool_;
 };
 
-} // namespace vm_accel::inline v0
+} // namespace vm_accel::inline v0::inline VM_ACCEL_EXHAUSTION_MODE

@@ -7,7 +7,7 @@
 #include <cstddef>
 #include <limits>
 
-namespace vm_accel::inline v0 {
+namespace vm_accel::inline v0::inline VM_ACCEL_EXHAUSTION_MODE {
 
 /// Gives containers memory from a pool, which must outlive them. An exhausted
 /// pool means std::bad_alloc; in programs without exceptions it ends the program
@@ -44,4 +44,4 @@ private:
     Pool* pool_;
 };
 
-} // namespace vm_accel::inline v0
+} // namespace vm_accel::inline v0::inline VM_ACCEL_EXHAUSTION_MODE
