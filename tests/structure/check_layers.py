@@ -63,6 +63,7 @@ FORBIDDEN = [
     (r"\bstd::(shared_ptr|make_shared)\b", None, "no shared_ptr: its deleter is called indirectly"),
     (r"\b(dynamic_cast|typeid)\b", None, "no run-time type information"),
     (r"(?<!static_)\bassert\s*\(|\bNDEBUG\b", None, "no assert, nothing that depends on NDEBUG"),
+    (r"\bstrerror\s*\(", None, "strerror may share one buffer between threads"),
     (r"\bthrow\b|\bcatch\s*\(|\btry\s*\{", EXHAUSTION, "no exceptions"),
 ]
 MACRO_PREFIX = "VM_ACCEL_"
@@ -319,6 +320,7 @@ BREAKS = [
     ("a virtual function", "spec/b.hpp", saying("struct v { virtual void f(); };"), "forbidden"),
     ("std::function", "spec/b.hpp", saying("std::function<void()> f;"), "forbidden"),
     ("assert", "spec/b.hpp", saying("inline void f() { assert(true); }"), "forbidden"),
+    ("strerror", "spec/b.hpp", saying("inline auto t = std::strerror(1);"), "forbidden"),
     ("throw", "spec/b.hpp", saying("inline void f() { throw 1; }"), "forbidden"),
     ("dynamic_cast", "spec/b.hpp", saying("auto p = dynamic_cast<int*>(q);"), "forbidden"),
     ("the pmr adapter included", "numa/other.hpp",

@@ -45,12 +45,37 @@ namespace vm_accel::inline v0::os {
     }
 }
 
+/// The system's words for an errno value. Any thread: std::strerror may use one
+/// buffer for all. strerror_r comes in two kinds, one returning the text and one
+/// filling the buffer; the overload tells them apart.
+class system_reason {
+public:
+    explicit system_reason(int os_error) noexcept {
+#if defined(_WIN32)
+        keep(::strerror_s(buffer_, sizeof buffer_, os_error));
+#else
+        keep(::strerror_r(os_error, buffer_, sizeof buffer_));
+#endif
+    }
+    system_reason(const system_reason&) = delete;
+    system_reason& operator=(const system_reason&) = delete;
+
+    [[nodiscard]] std::string_view view() const noexcept { return text_; }
+
+private:
+    void keep(const char* text) noexcept { text_ = text; }
+    void keep(int failed) noexcept { text_ = failed == 0 ? buffer_ : "unknown error"; }
+
+    char buffer_[160]{};
+    std::string_view text_{};
+};
+
 /// "WHAT: reason the system gives", with the cure. Reads nothing but its
-/// arguments: pass errno before anything else can change it.
+/// arguments: pass errno before anything else can change it. Any thread.
 [[nodiscard]] inline tl::unexpected<error> fail_with(int os_error, std::string_view what,
                                                      std::string_view cure) noexcept {
     fixed_text<160> cause{what};
-    cause.append(": ").append(std::strerror(os_error));
+    cause.append(": ").append(system_reason{os_error}.view());
     return fail(code_of(os_error), cause, fixed_text<160>{cure}, os_error);
 }
 
