@@ -13,12 +13,15 @@
 
 namespace vm_accel::inline v0::os {
 
-/// Threads: signal() from any, also before open() (then it does nothing).
+/// Threads: open() once, before others know the object; then everything from any
+/// thread. A wakeup that is not open does nothing.
 class wakeup {
 public:
+    /// Opened again, it keeps the descriptor that others may be waiting on.
     /// Errors: exhausted (descriptors), unsupported (no eventfd on this system).
     [[nodiscard]] result<> open() noexcept {
 #if defined(__linux__)
+        if (fd_) return {};
         const int fd = ::eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
         if (fd < 0) return fail_with(errno, "eventfd", "close descriptors, or raise ulimit -n");
         fd_ = descriptor{fd};
