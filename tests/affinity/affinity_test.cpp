@@ -148,10 +148,12 @@ TEMPLATE_LIST_TEST_CASE("affinity contract: a CPU that does not exist is an erro
     REQUIRE(a.init());
     auto plan = a.plan(1);
     REQUIRE(plan);
-    plan->assignments[0].cpu = os::cpu_set::capacity - 1;
+    plan->assignments[0].cpu = GENERATE(os::cpu_set::capacity - 1, 9000u);
+    const std::string number = std::to_string(plan->assignments[0].cpu);
     result<> done;
     on_a_thread([&] { done = a.pin_current_thread(*plan, 0); });
     REQUIRE_FALSE(done);
+    CHECK_THAT(std::string{done.error().cause.view()}, Catch::Contains(number));
     CHECK_FALSE(done.error().cure.empty());
     REQUIRE(a.pins().size() == 1);
     CHECK_FALSE(a.pins()[0].as_requested());

@@ -43,7 +43,9 @@ TEST_CASE("each way KVM cannot be opened names its cause and its cure", "[hyperv
         {EPERM, errc::permission_denied, "permission denied", "group kvm"},
         {EBUSY, errc::busy, "busy", "stop the other hypervisor"},
         {EISDIR, errc::system_failure, "directory", "path of the KVM device"},
-        {EMFILE, errc::exhausted, "open files", "path of the KVM device"},
+        {EMFILE, errc::exhausted, "open files", "ulimit -n"},
+        {ENFILE, errc::exhausted, "open files", "fs.file-max"},
+        {ENOMEM, errc::exhausted, "memory", "free memory"},
     };
     for (const row& r : rows) {
         CAPTURE(r.os_error);
@@ -60,6 +62,7 @@ TEST_CASE("each way KVM cannot be opened names its cause and its cure", "[hyperv
     CHECK(contains(taken.cause, "another hypervisor"));
     CHECK(contains(taken.cure, "stop it"));
     CHECK(kvm::vm_failure("/some/kvm", ENOMEM) == errc::exhausted);
+    CHECK(contains(kvm::vm_failure("/some/kvm", EMFILE).cure, "ulimit -n"));
 }
 
 #if defined(__linux__) && (defined(__x86_64__) || defined(__aarch64__))

@@ -12,6 +12,18 @@
 #include <string>
 #include <vector>
 
+#if defined(__linux__)
+#include <linux/filter.h>
+#include <linux/seccomp.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+
+#include <cerrno>
+#include <cstddef>
+#include <initializer_list>
+#include <thread>
+#endif
+
 using namespace vm_accel;
 
 namespace {
@@ -74,8 +86,80 @@ TEST_CASE("native threads: a CPU that does not exist is refused with its number"
     REQUIRE_FALSE(done);
     CHECK(done.error().cause.view().find("8191") != std::string_view::npos);
     CHECK_FALSE(done.error().cure.empty());
-    CHECK_FALSE(threads.pin_current_thread(os::cpu_set{}));
+    // A number that no set can hold leaves the set empty: there is nothing to name.
+    const auto none = threads.pin_current_thread(os::cpu_set::of(9000));
+    REQUIRE_FALSE(none);
+    CHECK(none.error() == errc::invalid_argument);
+    CHECK(none.error().cause == "pinning a thread: the set of CPUs is empty");
+    CHECK(none.error().cure.view().find("0 to 8191") != std::string_view::npos);
 }
+
+TEST_CASE("errno in words is right on every thread at once", "[kernel]") {
+    os::system_reason one{EACCES};
+    os::system_reason other{ENOENT};
+    CHECK(one.view() == std::strerror(EACCES));
+    CHECK(other.view() == std::strerror(ENOENT));
+    CHECK_FALSE(os::system_reason{99999}.view().empty());
+}
+
+#if defined(__linux__)
+
+namespace {
+
+/// Makes these system calls of the calling thread fail with `reason`. False
+/// where the kernel has no filters.
+bool forbid(std::initializer_list<long> calls, int reason) {
+    std::vector<sock_filter> program;
+    program.push_back(BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(seccomp_data, nr)));
+    for (const long call : calls) {
+        program.push_back(
+            BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, static_cast<std::uint32_t>(call), 0, 1));
+        program.push_back(
+            BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | static_cast<std::uint32_t>(reason)));
+    }
+    program.push_back(BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW));
+    const sock_fprog filter{static_cast<unsigned short>(program.size()), program.data()};
+    return ::prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 &&
+           ::prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &filter) == 0;
+}
+
+} // namespace
+
+TEST_CASE("native memory: a kernel without NUMA and a sandbox have different cures", "[kernel]") {
+    const auto [reason, code, cure] = GENERATE(table<int, errc, const char*>({
+        {ENOSYS, errc::unsupported, "CONFIG_NUMA"},
+        {EPERM, errc::permission_denied, "seccomp"},
+        {ENOMEM, errc::exhausted, "free memory"},
+    }));
+    CAPTURE(reason);
+    scoped_mapping made;
+    made.mapping = made.memory.map({made.memory.page_bytes(), 0, false}).value();
+    result<> bound, asked;
+    result<os::memory_policy> policy;
+    bool filtered = false;
+    std::thread{[&, forced = reason] {
+        filtered = forbid({SYS_mbind, SYS_get_mempolicy, SYS_move_pages}, forced);
+        if (!filtered) return;
+        int node = 0;
+        bound = made.memory.bind(made.mapping.address, made.mapping.bytes, 0, os::bind_mode::bind);
+        policy = made.memory.policy_of(made.mapping.address);
+        asked = made.memory.page_nodes(made.mapping.address, 4096, {&node, 1});
+    }}.join();
+    if (!filtered) {
+        std::cout << "SKIP: this kernel lets nobody filter system calls\n";
+        return;
+    }
+    REQUIRE_FALSE(bound);
+    REQUIRE_FALSE(policy);
+    REQUIRE_FALSE(asked);
+    for (const error& e : {bound.error(), policy.error(), asked.error()}) {
+        CAPTURE(e.cause.view());
+        CHECK(e.code == code);
+        CHECK_THAT(std::string{e.cure.view()}, Catch::Contains(cure));
+    }
+}
+
+#endif
 
 TEST_CASE("native memory: mappings are zeroed, aligned and as large as asked", "[kernel]") {
     const auto [pages, alignment, shared] = GENERATE(table<std::uint64_t, std::uint64_t, bool>({

@@ -124,7 +124,7 @@ public:
     }
     /// The same by a plan of the caller's own. Afterwards the system is asked
     /// where the thread is. What happened is kept for pins().
-    /// Errors: out_of_range, unavailable (the plan is for a described machine,
+    /// Errors: out_of_range (vCPU or CPU), unavailable (the plan is for a described machine,
     /// the platform is not), unsupported, permission_denied, invalid_argument
     /// (the CPU went away), mismatch (the system set something else).
     [[nodiscard]] result<> pin_current_thread(const vcpu_plan& plan, unsigned vcpu) noexcept {
@@ -187,6 +187,14 @@ private:
                             "affinity: the plan is for a described machine, not this one",
                             "unset HWLOC_SYNTHETIC and HWLOC_XMLFILE, or use fixed_platform");
             const os::cpu_set wanted = os::cpu_set::of(pin.requested_cpu);
+            if (wanted.empty())
+                return fail(errc::out_of_range,
+                            fixed_text<160>{"affinity: vCPU "}
+                                .append_number(pin.vcpu)
+                                .append(" was to be on CPU ")
+                                .append_number(pin.requested_cpu)
+                                .append(", and no system has so many"),
+                            "use a plan that plan() or configure() made");
             if (const result<> done = platform_.pin(wanted); !done) return done;
             const result<os::cpu_set> actual = platform_.pinned();
             if (!actual) return fail(actual);

@@ -70,6 +70,12 @@ public:
     }
 
 private:
+    /// What to do about a system that has too little of something.
+    [[nodiscard]] static std::string_view shortage_cure(int os_error) noexcept {
+        if (os_error == EMFILE) return "close descriptors, or raise the limit (ulimit -n)";
+        if (os_error == ENFILE) return "raise the system's limit of open files (fs.file-max)";
+        return os_error == ENOMEM ? "free memory" : "see the kernel's log";
+    }
     [[nodiscard]] fixed_text<160> about(std::string_view what) const noexcept {
         return fixed_text<160>{path_}.append(": ").append(what);
     }
@@ -125,6 +131,10 @@ inline error kvm::open_failure(std::string_view path, int os_error) noexcept {
                 "add the user to group kvm (usermod -aG kvm USER) and log in again"};
     case EBUSY:
         return {errc::busy, os_error, about("busy"), "stop the other hypervisor of this host"};
+    case EMFILE:
+    case ENFILE:
+    case ENOMEM:
+        return os::fail_with(os_error, path, shortage_cure(os_error)).value();
     default:
         return os::fail_with(os_error, path, "give the path of the KVM device").value();
     }
@@ -138,7 +148,7 @@ inline error kvm::vm_failure(std::string_view path, int os_error) noexcept {
             "stop it (VirtualBox, VMware), then try again"};
     }
     return os::fail_with(os_error, fixed_text<160>{path}.append(": KVM_CREATE_VM").view(),
-                         "free memory, or see the kernel's log")
+                         shortage_cure(os_error))
         .value();
 }
 

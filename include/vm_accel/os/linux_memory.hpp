@@ -118,7 +118,7 @@ struct linux_memory {
         return fail_with(
             reason, fixed_text<160>{"binding memory to node "}.append_number(node).view(),
             reason == EINVAL ? "choose a node that has memory and is in the process's cpuset"
-                             : "allow mbind in the container's seccomp profile (or CAP_SYS_NICE)");
+                             : cure_of(reason, "allow mbind in the container's seccomp profile"));
     }
 
     /// get_mempolicy(2) for an address. Interleaving policies read as `none`.
@@ -127,8 +127,9 @@ struct linux_memory {
         node_mask mask{};
         if (::syscall(SYS_get_mempolicy, &mode, mask.data(), max_nodes + 1ul, address,
                       static_cast<unsigned long>(MPOL_F_ADDR)) != 0)
-            return fail_with(errno, "get_mempolicy",
-                             "allow get_mempolicy in the container's seccomp profile");
+            return fail_with(
+                errno, "get_mempolicy",
+                cure_of(errno, "allow get_mempolicy in the container's seccomp profile"));
         memory_policy policy;
         unsigned nodes = 0;
         for (unsigned i = 0; i < mask.size(); ++i) {
@@ -182,8 +183,9 @@ struct linux_memory {
                 pages[i] = address + (done + i) * stride;
             int* const status = nodes.data() + done;
             if (::syscall(SYS_move_pages, 0, count, pages.data(), nullptr, status, 0) < 0)
-                return fail_with(errno, "asking where pages lie (move_pages)",
-                                 "allow move_pages in the container's seccomp profile");
+                return fail_with(
+                    errno, "asking where pages lie (move_pages)",
+                    cure_of(errno, "allow move_pages in the container's seccomp profile"));
             for (std::size_t i = 0; i < count; ++i) {
                 if (status[i] < 0)
                     status[i] =
@@ -215,6 +217,16 @@ struct linux_memory {
 private:
     static constexpr unsigned word_bits = sizeof(unsigned long) * 8;
     using node_mask = std::array<unsigned long, max_nodes / word_bits>;
+
+    /// What helps when a call about nodes fails with `reason`; `if_refused` where
+    /// somebody forbids it.
+    [[nodiscard]] static std::string_view cure_of(int reason,
+                                                  std::string_view if_refused) noexcept {
+        if (reason == ENOSYS) return "switch NUMA placement off, or use a kernel with CONFIG_NUMA";
+        if (reason == EPERM || reason == EACCES) return if_refused;
+        if (reason == ENOMEM) return "free memory, or raise vm.max_map_count";
+        return "see the manual page of the call";
+    }
 
     /// The start of a small file of /sys, whole in practice.
     class text_file {

@@ -25,6 +25,10 @@ struct linux_threads {
     /// Confines the calling thread to `set`. Linux silently drops CPUs that the
     /// cpuset excludes, so read back with current_pin().
     [[nodiscard]] result<> pin_current_thread(const cpu_set& set) const noexcept {
+        if (set.empty())
+            return fail(errc::invalid_argument, "pinning a thread: the set of CPUs is empty",
+                        fixed_text<160>{"give a CPU; their numbers are 0 to "}.append_number(
+                            cpu_set::capacity - 1));
         if (::syscall(SYS_sched_setaffinity, 0, sizeof(cpu_set), set.words().data()) == 0)
             return {};
         const int reason = errno;
