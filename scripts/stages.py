@@ -3,7 +3,7 @@
 
 A test is a Catch test case, an entry of CTest, a header or file compiled on its own, a file looked
 at by clang-tidy, or one claim that a run of the demo has proved. What prints `SKIP: reason` is
-skipped, and only reasons matched by scripts/allowed-skips.txt may be.
+skipped, and only reasons that a line of scripts/allowed-skips.txt matches may be.
 """
 import argparse
 import json
@@ -52,7 +52,7 @@ class Results:
             say("\n".join("    " + line for line in text.strip().splitlines()[-60:]))
 
     def skip(self, name, reason):
-        if any(pattern.search(reason) for pattern in self.allowed):
+        if any(pattern.fullmatch(reason) for pattern in self.allowed):
             self.skipped.append((name, reason))
         else:
             self.fail(name, f"skipped for a reason that is not on the list: {reason}")

@@ -325,7 +325,7 @@ TEST_CASE("an error is acknowledged by its own bit, and only while it is active"
 
     std::uint32_t acknowledged = 0;
     for (unsigned round = 0; round < 3; ++round) { // the bits are toggled, not set
-        m.command(spec::command{});           // opcode 0
+        m.command(spec::command{});                // opcode 0
         CHECK(m.read32(reg::GERROR) == (acknowledged ^ cmdq_err));
         // The event ring is moved out of memory; an unmapped stream gives an event.
         m.write32(reg::CR0, 0x9);

@@ -11,6 +11,13 @@
 #include <sstream>
 #include <string>
 
+#if defined(__linux__)
+#include <sched.h>
+#include <sys/mount.h>
+#include <sys/wait.h>
+#include <unistd.h>
+#endif
+
 using namespace vm_accel;
 
 namespace {
@@ -194,8 +201,10 @@ TEST_CASE("this machine: only CPUs that the process may use", "[kernel]") {
         return;
     }
     CHECK(t->cpu_set() == *allowed);
-    CHECK(&shared_topology() == &shared_topology());
-    CHECK(shared_topology()->cpu_set() == *allowed);
+    const auto shared = shared_topology();
+    REQUIRE(shared);
+    CHECK(*shared == *shared_topology());
+    CHECK((*shared)->cpu_set() == *allowed);
 }
 
 TEST_CASE("a narrower binding of the process narrows the topology, on demand", "[kernel]") {
@@ -216,6 +225,59 @@ TEST_CASE("a narrower binding of the process narrows the topology, on demand", "
     CHECK(wide->cpu_set().count() >= before->count());
     check_consistent(*narrow);
 }
+
+TEST_CASE("a topology that is kept: a failure is tried again, a success is not") {
+    topology_reading::kept_topology kept;
+    unsigned loads = 0;
+    const auto fails = [&]() -> result<cpu_topology> {
+        ++loads;
+        return fail(errc::exhausted, "no memory", "free some");
+    };
+    const auto works = [&]() -> result<cpu_topology> {
+        ++loads;
+        return make_topology({});
+    };
+    CHECK(kept.get(fails).error() == errc::exhausted);
+    const auto first = kept.get(works);
+    REQUIRE(first);
+    CHECK((*first)->cpus.size() == 8);
+    CHECK(kept.get(fails) == first);
+    CHECK(loads == 2);
+}
+
+#if defined(__linux__)
+
+TEST_CASE("without /sys and /proc: memory is known, and only allowed CPUs are", "[kernel]") {
+    os::native_threads threads;
+    const auto before = threads.current_pin();
+    REQUIRE(before);
+    // In a child that sees empty folders instead and is bound to one CPU.
+    const pid_t child = ::fork();
+    REQUIRE(child >= 0);
+    if (child == 0) {
+        const bool hidden =
+            ::unshare(CLONE_NEWNS) == 0 &&
+            ::mount("none", "/", nullptr, MS_REC | MS_PRIVATE, nullptr) == 0 &&
+            ::mount("none", "/sys", "tmpfs", 0, nullptr) == 0 &&
+            ::mount("none", "/proc", "tmpfs", 0, nullptr) == 0 &&
+            threads.pin_current_thread(os::cpu_set::of(before->next(0)));
+        if (!hidden) ::_exit(3);
+        const auto t = load_topology();
+        if (!t) ::_exit(4);
+        if (t->memory_node_count() != 1) ::_exit(5);
+        ::_exit(t->cpu_set() == os::cpu_set::of(before->next(0)) ? 0 : 6);
+    }
+    int status = 0;
+    REQUIRE(::waitpid(child, &status, 0) == child);
+    REQUIRE(WIFEXITED(status));
+    if (WEXITSTATUS(status) == 3) {
+        std::cout << "SKIP: this process may not hide /sys and /proc from a child\n";
+        return;
+    }
+    CHECK(WEXITSTATUS(status) == 0);
+}
+
+#endif
 
 TEST_CASE("a machine described by the environment is loaded and flagged") {
     const environment synthetic{"HWLOC_SYNTHETIC", "package:2 core:2 pu:2"};

@@ -56,7 +56,7 @@ template <smmu_features F>
     if (!F.range_invalidation || tg == 0) return {address, address | 0xfff};
     const unsigned granule_bits = tg == 1 ? 12 : tg == 2 ? 14 : 16;
     const std::uint64_t scale = get<T::SCALE>(c) & 0x1f; // bit 5 counts with IDR5.DS only
-    const std::uint64_t count = get<T::NUM>(c) + 1; // at most 32
+    const std::uint64_t count = get<T::NUM>(c) + 1;      // at most 32
     const std::uint64_t first = address >> granule_bits << granule_bits;
     const std::uint64_t shift = scale + granule_bits;
     if (shift >= 59 || (count << shift) - 1 > ~first) return {first, ~std::uint64_t{0}};
