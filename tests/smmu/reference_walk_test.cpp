@@ -339,7 +339,9 @@ private:
             [[fallthrough]];
         case 1:
             met(global ? "TLBI_NH_VA, global" : "TLBI_NH_VA");
-            command(spec::tlbi_nh_va(vmid{0}, asid{asid_}, iova{inside}, chance(50)));
+            // A global entry is found by any ASID.
+            command(spec::tlbi_nh_va(vmid{0}, global ? asid{99} : asid{asid_}, iova{inside},
+                                     chance(50)));
             return;
         case 2:
             met("TLBI_NH_VAA");
