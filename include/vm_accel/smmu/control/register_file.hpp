@@ -332,7 +332,9 @@ private:
 
     /// MSI settings are stored and unused: IDR0.MSI is 0, interrupts are wired.
     void write_irq(irq_configuration& irq, int which, std::uint64_t value) noexcept {
-        if (irq_ctrl_.load(std::memory_order_relaxed) != 0) return;
+        const std::uint64_t enable = &irq == &irq_[0] ? spec::IRQ_CTRL::GERROR_IRQEN::mask
+                                                      : spec::IRQ_CTRL::EVENTQ_IRQEN::mask;
+        if ((irq_ctrl_.load(std::memory_order_relaxed) & enable) != 0) return;
         if (which == 0) irq.cfg0 = value & spec::IRQ_CFG0::ADDR::mask;
         if (which == 1) irq.cfg1 = static_cast<std::uint32_t>(value);
         if (which == 2) irq.cfg2 = static_cast<std::uint32_t>(value & 0x3f);
