@@ -59,6 +59,7 @@
 #include <vm_accel/os/memory.hpp>
 #include <vm_accel/os/memory_barrier.hpp>
 #include <vm_accel/os/memory_platform.hpp>
+#include <vm_accel/os/physical_memory.hpp>
 #include <vm_accel/os/thread_platform.hpp>
 #include <vm_accel/os/threads.hpp>
 #include <vm_accel/os/wakeup.hpp>

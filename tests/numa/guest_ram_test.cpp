@@ -104,5 +104,5 @@ TEST_CASE("detection says how many nodes there are", "[kernel]") {
     const detection found = numa_allocator<local_first>::detect();
     CHECK_FALSE(found.summary.empty());
     CHECK(found.available ==
-          (os::native_memory::can_bind && shared_topology()->memory_node_count() != 0));
+          (os::native_memory::can_bind && (*shared_topology())->memory_node_count() != 0));
 }

@@ -16,7 +16,7 @@ struct linux_platform {
     static constexpr bool can_pin_threads = os::native_threads::can_pin_threads;
     static constexpr bool pins_are_real = true;
 
-    [[nodiscard]] result<cpu_topology> load() noexcept { return shared_topology(); }
+    [[nodiscard]] result<cpu_topology> load() noexcept { return host_topology{}.load(); }
     [[nodiscard]] result<> pin(const os::cpu_set& cpus) noexcept {
         return os::native_threads{}.pin_current_thread(cpus);
     }

@@ -48,22 +48,23 @@ public:
 
     /// What this machine has. Keeps nothing.
     [[nodiscard]] static detection detect() noexcept {
-        const result<cpu_topology>& topology = shared_topology();
-        if (!topology) return {false, topology.error().cause};
+        const result<const cpu_topology*> shared = shared_topology();
+        if (!shared) return {false, shared.error().cause};
+        const cpu_topology& topology = **shared;
         fixed_text<160> text;
-        text.append_number(topology->memory_node_count()).append(" NUMA nodes with memory");
+        text.append_number(topology.memory_node_count()).append(" NUMA nodes with memory");
         if (!Memory::can_bind) text.append("; memory cannot be bound here");
-        if (!topology->is_this_system()) text.append("; described, not this system");
-        return {Memory::can_bind && topology->memory_node_count() != 0, text};
+        if (!topology.is_this_system()) text.append("; described, not this system");
+        return {Memory::can_bind && topology.memory_node_count() != 0, text};
     }
 
     /// Loads this machine's topology and takes every node with memory into use.
     /// Errors: already_initialized, unavailable, and those of load_topology.
     [[nodiscard]] result<> init() noexcept {
         if (is_initialized()) return already_initialized();
-        const result<cpu_topology>& topology = shared_topology();
+        const result<const cpu_topology*> topology = shared_topology();
         if (!topology) return fail(topology);
-        return init(*topology);
+        return init(**topology);
     }
     /// The same with a topology that is at hand already.
     [[nodiscard]] result<> init(cpu_topology topology) noexcept {

@@ -6,6 +6,8 @@
 #pragma once
 
 #include <vm_accel/core/result.hpp>
+#include <vm_accel/os/physical_memory.hpp>
+#include <vm_accel/os/threads.hpp>
 #include <vm_accel/topology/cpu_topology.hpp>
 
 #include <hwloc.h>
@@ -13,6 +15,8 @@
 #include <cerrno>
 #include <cstdint>
 #include <cstring>
+#include <mutex>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -120,6 +124,9 @@ inline void read_nodes(hwloc_topology_t handle, cpu_topology& out) {
             out.nodes[node].cpus.push_back(cpu);
         }
     }
+    // Where /sys is hidden, hwloc knows one node and not its size.
+    if (out.is_this_system() && !out.nodes.empty() && out.memory_node_count() == 0)
+        out.nodes.front().memory_bytes = os::physical_memory_bytes();
 }
 
 inline void read_caches(hwloc_topology_t handle, cpu_topology& out) {
@@ -162,15 +169,39 @@ inline void read_distances(hwloc_topology_t handle, cpu_topology& out) {
     if (filled == size * size) out.distances = std::move(distances);
 }
 
+[[nodiscard]] inline tl::unexpected<error> no_memory() noexcept {
+    return fail(errc::exhausted, "topology: hwloc has no memory to start", "free memory");
+}
+
+/// Fills `bound` with the CPUs that the process is bound to. hwloc asks every
+/// thread, which takes /proc; without it the main thread stands for all.
+[[nodiscard]] inline result<> read_binding(hwloc_topology_t handle, hwloc_bitmap_t bound) noexcept {
+    if (hwloc_get_cpubind(handle, bound, HWLOC_CPUBIND_PROCESS) == 0) return {};
+    const result<os::cpu_set> allowed = os::native_threads{}.allowed_cpus();
+    if (!allowed) return fail(allowed);
+    hwloc_bitmap_zero(bound);
+    for (unsigned cpu = allowed->next(0); cpu < os::cpu_set::capacity;
+         cpu = allowed->next(cpu + 1)) {
+        if (hwloc_bitmap_set(bound, cpu) != 0) return no_memory();
+    }
+    return {};
+}
+
 /// Takes away the CPUs that the process is not bound to. (hwloc's own flag for
-/// it would also declare a synthetic topology to be this machine.)
-inline void restrict_to_binding(hwloc_topology_t handle) noexcept {
-    if (hwloc_topology_is_thissystem(handle) == 0) return;
+/// it would also declare a synthetic topology to be this machine.) Errors: those
+/// of native_threads::allowed_cpus, exhausted, unavailable.
+[[nodiscard]] inline result<> restrict_to_binding(hwloc_topology_t handle) noexcept {
+    // Systems that cannot bind have nothing to honour.
+    if (!os::native_threads::can_pin_threads || hwloc_topology_is_thissystem(handle) == 0)
+        return {};
     const hwloc_bitmap_t bound = hwloc_bitmap_alloc();
-    if (bound == nullptr) return;
-    if (hwloc_get_cpubind(handle, bound, HWLOC_CPUBIND_PROCESS) == 0)
-        static_cast<void>(hwloc_topology_restrict(handle, bound, 0));
+    if (bound == nullptr) return no_memory();
+    result<> done = read_binding(handle, bound);
+    if (done && hwloc_topology_restrict(handle, bound, 0) != 0)
+        done = fail(errc::unavailable, "topology: it cannot be restricted to the process's binding",
+                    "load it with honour_binding = false", errno);
     hwloc_bitmap_free(bound);
+    return done;
 }
 
 /// Loads what the handle was pointed at and turns it into plain data.
@@ -182,7 +213,9 @@ inline void restrict_to_binding(hwloc_topology_t handle) noexcept {
         return fail(errc::unavailable,
                     fixed_text<160>{what}.append(": hwloc cannot load this topology"),
                     "check the description with lstopo", errno);
-    if (options.honour_binding) restrict_to_binding(handle);
+    if (options.honour_binding) {
+        if (const result<> done = restrict_to_binding(handle); !done) return fail(done);
+    }
     cpu_topology topology;
     topology.source = hwloc_topology_is_thissystem(handle) != 0 ? topology_source::this_system
                                                                 : topology_source::described;
@@ -197,27 +230,46 @@ inline void restrict_to_binding(hwloc_topology_t handle) noexcept {
     return topology;
 }
 
-[[nodiscard]] inline tl::unexpected<error> no_memory() noexcept {
-    return fail(errc::exhausted, "topology: hwloc has no memory to start", "free memory");
-}
+/// A topology that is loaded when first asked for, and kept once that has
+/// worked; a failure is not kept. Threads: any; others wait while one loads.
+class kept_topology {
+public:
+    /// `load` gives a result<cpu_topology>. What is returned stays valid.
+    template <class Load>
+    [[nodiscard]] result<const cpu_topology*> get(Load load) noexcept {
+        const std::lock_guard lock{mutex_};
+        if (!kept_) {
+            result<cpu_topology> loaded = load();
+            if (!loaded) return fail(loaded);
+            kept_ = std::move(*loaded);
+        }
+        return &*kept_;
+    }
+
+private:
+    std::mutex mutex_{};
+    std::optional<cpu_topology> kept_{};
+};
 
 } // namespace topology_reading
 
 /// This machine, restricted to the CPUs and nodes that the process may use. The
 /// variables HWLOC_SYNTHETIC and HWLOC_XMLFILE replace the machine by a description;
 /// `is_this_system()` is then false. Takes a few milliseconds. Any thread.
-/// Errors: unavailable, exhausted.
+/// Errors: unavailable, exhausted; permission_denied or unsupported where the process
+/// may not ask what it is bound to.
 [[nodiscard]] inline result<cpu_topology> load_topology(topology_options options = {}) noexcept {
     const topology_reading::hwloc_handle handle;
     if (handle.get() == nullptr) return topology_reading::no_memory();
     return topology_reading::read(handle.get(), "this machine", options);
 }
 
-/// load_topology() made once per process, on first use. Later changes of the
-/// process's cpuset do not show. Any thread.
-[[nodiscard]] inline const result<cpu_topology>& shared_topology() noexcept {
-    static const result<cpu_topology> once = load_topology();
-    return once;
+/// What load_topology() gave when it first worked; never null, valid until the
+/// program ends. Later changes of the process's cpuset do not show. Any thread.
+/// Errors: as load_topology(); the next call tries again.
+[[nodiscard]] inline result<const cpu_topology*> shared_topology() noexcept {
+    static topology_reading::kept_topology kept;
+    return kept.get([] { return load_topology(); });
 }
 
 /// A machine in hwloc's synthetic notation: "package:2 numa:1 core:4 pu:2".
@@ -261,7 +313,11 @@ inline void restrict_to_binding(hwloc_topology_t handle) noexcept {
 
 /// What parts of the library ask for this machine's topology by default.
 struct host_topology {
-    [[nodiscard]] result<cpu_topology> load() const noexcept { return shared_topology(); }
+    [[nodiscard]] result<cpu_topology> load() const noexcept {
+        const result<const cpu_topology*> shared = shared_topology();
+        if (!shared) return fail(shared);
+        return **shared;
+    }
 };
 
 } // namespace vm_accel::inline v0
