@@ -7,12 +7,15 @@
 #include <array>
 #include <atomic>
 #include <bit>
+#include <utility>
 
 namespace vm_accel::inline v0 {
 
 /// `Sets` x `Ways` entries. The set is chosen by the input address alone, so
 /// that entries of every context for an address are found by looking at one set
-/// per page size.
+/// per page size. Inside the set an entry has a home way, which is looked at
+/// first: a look-up that hits there compares one address. Entries go elsewhere
+/// when their home is taken, and are then found by comparing all ways.
 ///
 /// Each set is guarded by a sequence word: a count, a bit that says "being
 /// written" and a bit that says "clear it when done". A reader that sees it
@@ -29,34 +32,27 @@ public:
     static constexpr bool lock_free_lookup = true;
     static constexpr std::size_t capacity = Sets * Ways;
 
-    [[nodiscard]] std::optional<tlb_hit> lookup(const tlb_key& key) noexcept {
-        for (std::uint64_t sizes = key.page_sizes; sizes != 0; sizes &= sizes - 1) {
-            const auto size_log2 = static_cast<unsigned>(std::countr_zero(sizes));
-            set& s = set_of(key.address, size_log2);
-            const std::uint64_t wanted = address_word(key.address, size_log2);
-            const std::uint64_t before = s.sequence.load(std::memory_order_acquire);
-            unsigned matches = 0;
-            for (std::size_t w = 0; w < Ways; ++w) {
-                const bool same = s.address[w].load(std::memory_order_relaxed) == wanted &&
-                                  s.context[w].load(std::memory_order_relaxed) == key.context;
-                matches |= static_cast<unsigned>(same) << w;
-            }
-            if (matches == 0) continue;
-            const auto way = static_cast<unsigned>(std::countr_zero(matches));
-            const std::uint64_t output = s.output[way].load(std::memory_order_relaxed);
-            tlb_hit hit;
-            hit.host = s.host[way].load(std::memory_order_relaxed);
-            hit.output = output & ~low_bits;
-            hit.allowed = permissions{static_cast<unsigned>(output & 0x3f)};
-            hit.size_log2 = static_cast<std::uint8_t>(size_log2);
-            std::atomic_thread_fence(std::memory_order_acquire);
-            if (s.sequence.load(std::memory_order_relaxed) != before || (before & busy) != 0) {
-                return std::nullopt;
-            }
-            Replacement::touch(s.recency, way);
-            return hit;
+    /// Inlined, so that key and hit stay in registers; what is not in its home
+    /// way is looked for out of line.
+    [[nodiscard, gnu::always_inline]] std::optional<tlb_hit> lookup(const tlb_key& key) noexcept {
+        place at = home(key);
+        if (at.way == Ways) [[unlikely]] {
+            at = search(key.address, key.context, key.page_sizes);
+            if (at.way == Ways) return std::nullopt;
         }
-        return std::nullopt;
+        set& s = sets_[at.index];
+        const std::uint64_t output = s.way[at.way].output.load(std::memory_order_relaxed);
+        tlb_hit hit;
+        hit.host = s.way[at.way].host.load(std::memory_order_relaxed);
+        hit.output = output & ~low_bits;
+        hit.allowed = permissions{static_cast<unsigned>(output & 0x3f)};
+        hit.size_log2 = static_cast<std::uint8_t>(at.size_log2);
+        std::atomic_thread_fence(std::memory_order_acquire);
+        if (s.sequence.load(std::memory_order_relaxed) != at.before || (at.before & busy) != 0) {
+            return std::nullopt;
+        }
+        Replacement::touch(s.recency, at.way);
+        return hit;
     }
 
     [[nodiscard]] fill_ticket begin_fill(const tlb_key&) const noexcept {
@@ -110,29 +106,99 @@ private:
     static constexpr std::uint64_t clear_wanted = 2;
     static constexpr std::uint64_t one_more = 4;
 
+    /// What a look-up reads of a way whose address matches: never across a cache line.
+    struct alignas(32) way_data {
+        std::atomic<std::uint64_t> context{0};
+        std::atomic<std::byte*> host{nullptr};
+        std::atomic<std::uint64_t> output{0}; ///< output and permissions
+        std::atomic<std::uint64_t> tag{0};    ///< what invalidations match
+    };
     struct alignas(64) set {
         std::atomic<std::uint64_t> sequence{0};
         std::atomic<std::uint32_t> recency{0};
         std::array<std::atomic<std::uint64_t>, Ways> address{}; ///< base, size and a valid bit
-        std::array<std::atomic<std::uint64_t>, Ways> context{};
-        std::array<std::atomic<std::byte*>, Ways> host{};
-        std::array<std::atomic<std::uint64_t>, Ways> output{}; ///< output and permissions
-        std::array<std::atomic<std::uint64_t>, Ways> tag{};    ///< what invalidations match
+        std::array<way_data, Ways> way{};
     };
 
     [[nodiscard]] static constexpr std::uint64_t address_word(std::uint64_t address,
                                                               unsigned size_log2) noexcept {
         return (address >> size_log2 << size_log2) | size_log2 << 1 | 1U;
     }
+    /// Where an entry is, and the set's sequence word at the time.
+    /// Small enough to be returned in registers.
+    struct place {
+        std::uint64_t before = 0;
+        std::uint32_t index = 0; ///< of the set
+        std::uint16_t size_log2 = 0;
+        std::uint16_t way = Ways; ///< Ways = nowhere
+    };
+
     [[nodiscard]] static constexpr std::uint64_t tag_word(const tlb_entry& entry) noexcept {
         return std::uint64_t{raw(entry.tag.space)} | std::uint64_t{raw(entry.tag.vm)} << 16 |
                static_cast<std::uint64_t>(entry.tag.world) << 32 |
                std::uint64_t{entry.guest_size_log2} << 40 | std::uint64_t{entry.global} << 48;
     }
 
-    [[nodiscard]] set& set_of(std::uint64_t address, unsigned size_log2) noexcept {
+    /// The way where an entry is looked for first, and goes if it is empty then.
+    /// Neighbouring pages differ in their set or in this, and so do devices
+    /// that use the same addresses.
+    [[nodiscard]] static unsigned home_way(std::uint64_t address, unsigned size_log2,
+                                           std::uint64_t context) noexcept {
         const std::uint64_t page = address >> size_log2;
-        return sets_[(page ^ page >> std::countr_zero(Sets)) & (Sets - 1)];
+        return static_cast<unsigned>((page >> std::countr_zero(Sets)) ^ context >> 32) &
+               (std::bit_floor(unsigned{Ways}) - 1);
+    }
+    /// Bit w: way w holds that address.
+    template <std::size_t... W>
+    [[nodiscard]] static unsigned ways_with(const set& s, std::uint64_t wanted,
+                                            std::index_sequence<W...>) noexcept {
+        return ((unsigned{s.address[W].load(std::memory_order_relaxed) == wanted} << W) | ...);
+    }
+
+    /// Looks into the home ways.
+    [[nodiscard, gnu::always_inline]] place home(const tlb_key& key) const noexcept {
+        for (std::uint64_t sizes = key.page_sizes; sizes != 0; sizes &= sizes - 1) {
+            const auto size_log2 = static_cast<unsigned>(std::countr_zero(sizes));
+            const std::size_t index = set_index(key.address, size_log2);
+            const set& s = sets_[index];
+            const std::uint64_t before = s.sequence.load(std::memory_order_acquire);
+            const unsigned w = home_way(key.address, size_log2, key.context);
+            if (s.address[w].load(std::memory_order_relaxed) ==
+                    address_word(key.address, size_log2) &&
+                s.way[w].context.load(std::memory_order_relaxed) == key.context) [[likely]] {
+                return {before, static_cast<std::uint32_t>(index),
+                        static_cast<std::uint16_t>(size_log2), static_cast<std::uint16_t>(w)};
+            }
+        }
+        return {};
+    }
+    /// Looks into every way. Addresses first and without a branch, for which
+    /// way it will be cannot be predicted; then the contexts of those that match.
+    [[nodiscard, gnu::noinline]] place search(std::uint64_t address, std::uint64_t context,
+                                              std::uint64_t sizes) const noexcept {
+        for (; sizes != 0; sizes &= sizes - 1) {
+            const auto size_log2 = static_cast<unsigned>(std::countr_zero(sizes));
+            const std::size_t index = set_index(address, size_log2);
+            const set& s = sets_[index];
+            const std::uint64_t before = s.sequence.load(std::memory_order_acquire);
+            unsigned matches =
+                ways_with(s, address_word(address, size_log2), std::make_index_sequence<Ways>{});
+            for (; matches != 0; matches &= matches - 1) {
+                const auto w = static_cast<unsigned>(std::countr_zero(matches));
+                if (s.way[w].context.load(std::memory_order_relaxed) == context) {
+                    return {before, static_cast<std::uint32_t>(index),
+                            static_cast<std::uint16_t>(size_log2), static_cast<std::uint16_t>(w)};
+                }
+            }
+        }
+        return {};
+    }
+    [[nodiscard]] static std::size_t set_index(std::uint64_t address, unsigned size_log2) noexcept {
+        const std::uint64_t page = address >> size_log2;
+        return (page ^ page >> std::countr_zero(Sets)) & (Sets - 1);
+    }
+    [[nodiscard]] set& set_of(std::uint64_t address, unsigned size_log2) noexcept {
+        return sets_[set_index(address, size_log2)];
     }
 
     /// How many sets the pages of [first, last] are in, cut off at Sets.
@@ -168,30 +234,32 @@ private:
             // The same page of the same context, whatever its generation: the
             // older entry can never be hit again, or is the same translation.
             if (held == word &&
-                (s.context[w].load(std::memory_order_relaxed) ^ entry.context) >> 32 == 0) {
+                (s.way[w].context.load(std::memory_order_relaxed) ^ entry.context) >> 32 == 0) {
                 return w;
             }
         }
+        const unsigned home = home_way(entry.base, entry.size_log2, entry.context);
+        if (s.address[home].load(std::memory_order_relaxed) == 0) return home;
         return empty != Ways ? empty : Replacement::victim(s.recency, Ways);
     }
 
     static void write(set& s, unsigned w, const tlb_entry& entry) noexcept {
         constexpr auto order = std::memory_order_release; // never before the odd sequence
         s.address[w].store(address_word(entry.base, entry.size_log2), order);
-        s.context[w].store(entry.context, order);
-        s.host[w].store(entry.host, order);
-        s.output[w].store((entry.output & ~low_bits) | entry.allowed.bits(), order);
-        s.tag[w].store(tag_word(entry), order);
+        s.way[w].context.store(entry.context, order);
+        s.way[w].host.store(entry.host, order);
+        s.way[w].output.store((entry.output & ~low_bits) | entry.allowed.bits(), order);
+        s.way[w].tag.store(tag_word(entry), order);
     }
 
     [[nodiscard]] static bool covered(set& s, std::size_t w,
                                       const invalidation_scope& scope) noexcept {
         const std::uint64_t word = s.address[w].load(std::memory_order_relaxed);
         if (word == 0) return false;
-        const std::uint64_t tag = s.tag[w].load(std::memory_order_relaxed);
+        const std::uint64_t tag = s.way[w].tag.load(std::memory_order_relaxed);
         tlb_entry entry;
         entry.base = word & ~low_bits;
-        entry.context = s.context[w].load(std::memory_order_relaxed);
+        entry.context = s.way[w].context.load(std::memory_order_relaxed);
         entry.tag.space = asid{static_cast<std::uint16_t>(tag)};
         entry.tag.vm = vmid{static_cast<std::uint16_t>(tag >> 16)};
         entry.tag.world = static_cast<stream_world>(tag >> 32 & 0xff);
