@@ -10,6 +10,7 @@
 #include <catch2/catch.hpp>
 
 #include <algorithm>
+#include <map>
 #include <sstream>
 #include <string>
 #include <tuple>
@@ -34,6 +35,18 @@ struct on_four_nodes {
     simulated_machine& machine = *memory.machine;
 
     on_four_nodes() { REQUIRE(allocator.init(make_topology({2, 2, 2, 1, 64 * MiB}))); }
+};
+
+/// What report() writes, as text.
+struct recorded_facts {
+    std::map<std::string, std::string> values{};
+    void given(std::string_view) {}
+    template <class T>
+    void fact(std::string_view name, const T& value) {
+        std::ostringstream text;
+        text << value;
+        values[std::string{name}] = text.str();
+    }
 };
 
 guest_ram_request plain(std::uint64_t bytes) {
@@ -175,7 +188,15 @@ TEST_CASE("disabled: memory lies where the kernel likes, and the region says so"
     REQUIRE(on.allocator.disable());
     CHECK_FALSE(on.allocator.is_enabled());
     CHECK(on.allocator.nodes_in_use().empty());
-    guest_ram_request request = split_over({{MiB, 3}, {MiB}});
+    for (const unsigned node : {3u, 77u}) { // a wish that nobody would keep
+        const auto wished = on.allocator.allocate(split_over({{MiB}, {MiB, node}}));
+        REQUIRE_FALSE(wished);
+        CHECK(wished.error() == errc::out_of_range);
+        CHECK_THAT(std::string{wished.error().cause.view()},
+                   Catch::Contains("guest node 1 is to lie on node " + std::to_string(node) +
+                                   ", but NUMA placement is off"));
+    }
+    guest_ram_request request = split_over({{MiB}, {MiB}});
     request.prefault_threads = 1;
     request.strict = true; // nothing was asked for that could be refused
     const auto region = on.allocator.allocate(request);
@@ -240,7 +261,7 @@ TEST_CASE("refusals are told in the region, and are errors when the request is s
              m.refuse_bind = refusal(errc::invalid_argument, "node excluded by cpuset");
          },
          grant_state::preferred, grant_state::preferred, grant_state::enforced,
-         errc::permission_denied},
+         errc::invalid_argument},
         {"mbind accepted and ignored", [](simulated_machine& m) { m.forget_bindings = true; },
          grant_state::refused, grant_state::preferred, grant_state::enforced,
          errc::permission_denied},
@@ -259,8 +280,7 @@ TEST_CASE("refusals are told in the region, and are errors when the request is s
          [](simulated_machine& m) {
              m.refuse_populate = refusal(errc::exhausted, "populating: no memory");
          },
-         grant_state::enforced, grant_state::preferred, grant_state::refused,
-         errc::permission_denied},
+         grant_state::enforced, grant_state::preferred, grant_state::refused, errc::exhausted},
     }));
     INFO(r.what);
     guest_ram_request request = split_over({{4 * MiB, 2}});
@@ -285,7 +305,31 @@ TEST_CASE("refusals are told in the region, and are errors when the request is s
     REQUIRE_FALSE(region);
     CHECK(region.error() == r.strict);
     CHECK_FALSE(region.error().cause.empty());
+    // What the kernel said and its cure arrive whole; "mbind accepted" has neither.
+    const bool kernel_spoke = !strict.machine.forget_bindings && !strict.machine.refuse_policy;
+    CHECK(region.error().os_error == (kernel_spoke ? 1 : 0));
+    CHECK((region.error().cure == "none") == kernel_spoke);
     CHECK(strict.machine.live_bytes() == 0);
+}
+
+TEST_CASE("a prefault that fails is told by the report and by placement") {
+    on_four_nodes on;
+    on.machine.refuse_populate = refusal(errc::exhausted, "populating: no memory");
+    guest_ram_request request = split_over({{2 * MiB, 1}, {2 * MiB, 2}});
+    request.prefault_threads = 2;
+    const auto region = on.allocator.allocate(request);
+    REQUIRE(region);
+    const auto placement = region->placement();
+    REQUIRE(placement);
+    std::ostringstream text;
+    text << *placement;
+    CHECK_THAT(text.str(), Catch::Contains("512 absent; prefault refused (populating: no memory)"));
+
+    recorded_facts report;
+    on.allocator.report(report);
+    CHECK(report.values["chunks not prefaulted"] == "2");
+    CHECK(report.values["chunks not bound"] == "0");
+    CHECK(report.values["last refusal"] == "populating: no memory");
 }
 
 TEST_CASE("pages on the wrong node: told by placement, an error when strict") {

@@ -33,21 +33,34 @@ enum class grant_state : std::uint8_t {
     return "unknown";
 }
 
-/// One request's fate. `cause` explains every state but not_requested and enforced.
+/// One request's fate. `cause` explains every state but not_requested and enforced;
+/// code, cure and os_error go with it, for callers to whom this is an error.
 struct grant {
     grant_state state = grant_state::not_requested;
     fixed_text<160> cause{};
+    errc code = errc::permission_denied;
+    fixed_text<160> cure{};
+    int os_error = 0;
 
     friend constexpr bool operator==(const grant&, const grant&) = default;
 
-    [[nodiscard]] static constexpr grant enforced() noexcept { return {grant_state::enforced, {}}; }
+    [[nodiscard]] static constexpr grant enforced() noexcept {
+        return {.state = grant_state::enforced};
+    }
     [[nodiscard]] static constexpr grant preferred(fixed_text<160> why) noexcept {
-        return {grant_state::preferred, why};
+        return {.state = grant_state::preferred, .cause = why};
+    }
+    [[nodiscard]] static constexpr grant refused(fixed_text<160> why) noexcept {
+        return {.state = grant_state::refused, .cause = why};
+    }
+    /// Less than was asked for, because of the error.
+    [[nodiscard]] static constexpr grant preferred(const error& e) noexcept {
+        return {grant_state::preferred, e.cause, e.code, e.cure, e.os_error};
     }
     /// From the error that a platform's call returned.
     [[nodiscard]] static constexpr grant denied(const error& e) noexcept {
         return {e.code == errc::unsupported ? grant_state::unsupported : grant_state::refused,
-                e.cause};
+                e.cause, e.code, e.cure, e.os_error};
     }
     /// Whether someone asked and did not get it, not even as a preference.
     [[nodiscard]] constexpr bool is_denied() const noexcept {

@@ -151,9 +151,10 @@ public:
     /// and is told in the region's chunks. Strict: every binding is enforced,
     /// advice accepted, and prefaulted pages lie where they should, or it fails.
     /// Errors: not_initialized; invalid_argument (sizes); out_of_range (a host
-    /// node not in use); exhausted (no address space; strict: no room on the
-    /// nodes); unsupported (memfd); strict: also unsupported, permission_denied,
-    /// mismatch. Nothing stays allocated after an error.
+    /// node not in use, or any while placement is off); exhausted (no address
+    /// space; strict: no room on the nodes); unsupported (memfd); strict: also what
+    /// the kernel answered (unsupported, permission_denied, exhausted,
+    /// invalid_argument) and mismatch. Nothing stays allocated after an error.
     [[nodiscard]] result<region_type> allocate(const guest_ram_request& request) noexcept {
         const result<memory_plan> planned = plan(request);
         if (!planned) return fail(planned);
@@ -203,6 +204,7 @@ public:
         out.fact("chunks bound, enforced", enforced_);
         out.fact("chunks bound, preferred", preferred_);
         out.fact("chunks not bound", denied_);
+        out.fact("chunks not prefaulted", not_prefaulted_);
         if (!last_denial_.empty()) out.fact("last refusal", last_denial_.view());
     }
 
@@ -239,7 +241,7 @@ private:
     [[nodiscard]] grant bind(std::byte* address, const ram_chunk& chunk) noexcept {
         if (chunk.mode == os::bind_mode::none) return {};
         if (!ram_planning::means_this_system<Memory>(topology_))
-            return {grant_state::refused, "the topology is a description, not this system's"};
+            return grant::refused("the topology is a description, not this system's");
         return ram_binding::bind(memory_, address, chunk.bytes, chunk.node, chunk.mode);
     }
 
@@ -266,9 +268,10 @@ private:
         for (const ram_chunk& chunk : region.chunks()) {
             enforced_ += chunk.binding.state == grant_state::enforced ? 1 : 0;
             preferred_ += chunk.binding.state == grant_state::preferred ? 1 : 0;
-            if (!chunk.binding.is_denied()) continue;
-            ++denied_;
-            last_denial_ = chunk.binding.cause;
+            not_prefaulted_ += chunk.prefault.is_denied() ? 1 : 0;
+            denied_ += chunk.binding.is_denied() ? 1 : 0;
+            for (const grant* given : {&chunk.binding, &chunk.prefault})
+                if (given->is_denied()) last_denial_ = given->cause;
         }
     }
 
@@ -284,6 +287,7 @@ private:
     std::uint64_t enforced_ = 0;
     std::uint64_t preferred_ = 0;
     std::uint64_t denied_ = 0;
+    std::uint64_t not_prefaulted_ = 0;
     fixed_text<160> last_denial_{};
 };
 

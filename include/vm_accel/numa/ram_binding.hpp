@@ -20,13 +20,13 @@ template <os::memory_platform Memory>
 [[nodiscard]] grant bind(Memory& memory, std::byte* address, std::uint64_t bytes, unsigned node,
                          os::bind_mode mode) noexcept {
     if (mode == os::bind_mode::none) return {};
-    fixed_text<160> why{"the node has no room for all of it"};
+    grant preference = grant::preferred("the node has no room for all of it");
     result<> done = memory.bind(address, bytes, node, mode);
     if (!done && mode == os::bind_mode::bind) {
         const error first = done.error();
         done = memory.bind(address, bytes, node, os::bind_mode::prefer);
         if (!done) return grant::denied(first);
-        why = first.cause;
+        preference = grant::preferred(first);
         mode = os::bind_mode::prefer;
     }
     if (!done) return grant::denied(done.error());
@@ -35,11 +35,11 @@ template <os::memory_platform Memory>
         return grant::preferred(
             fixed_text<160>{"accepted but not confirmed: "}.append(actual.error().cause.view()));
     if (*actual != os::memory_policy{mode, node, true})
-        return {grant_state::refused, fixed_text<160>{"accepted, but the kernel's policy is "}
-                                          .append(name_of(actual->mode))
-                                          .append(" node ")
-                                          .append_number(actual->node)};
-    return mode == os::bind_mode::bind ? grant::enforced() : grant::preferred(why);
+        return grant::refused(fixed_text<160>{"accepted, but the kernel's policy is "}
+                                  .append(name_of(actual->mode))
+                                  .append(" node ")
+                                  .append_number(actual->node));
+    return mode == os::bind_mode::bind ? grant::enforced() : preference;
 }
 
 /// Advice can be followed or not, so the best that comes of it is `preferred`.
@@ -64,8 +64,9 @@ template <os::memory_platform Memory>
     return {};
 }
 
-/// For strict requests, the first grant that fell short. Errors: unsupported,
-/// permission_denied.
+/// For strict requests, the first grant that fell short. Errors: what the kernel
+/// said (unsupported, permission_denied, exhausted, invalid_argument), and
+/// permission_denied where it only did something else.
 [[nodiscard]] inline result<> check_grants(std::span<const ram_chunk> chunks) noexcept {
     for (const ram_chunk& chunk : chunks) {
         const bool bound =
@@ -74,9 +75,10 @@ template <os::memory_platform Memory>
                                 : chunk.huge_pages.is_denied() ? chunk.huge_pages
                                                                : chunk.prefault;
         if (bound && !chunk.huge_pages.is_denied() && !chunk.prefault.is_denied()) continue;
-        return fail(short_of.state == grant_state::unsupported ? errc::unsupported
-                                                               : errc::permission_denied,
-                    short_of.cause, "do not ask for strict, or let the process do it");
+        return fail(short_of.code, short_of.cause,
+                    short_of.cure.empty() ? "do not ask for strict, or let the process do it"
+                                          : short_of.cure,
+                    short_of.os_error);
     }
     return {};
 }

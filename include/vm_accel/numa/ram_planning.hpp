@@ -42,7 +42,7 @@ template <os::memory_platform Memory>
 
 /// The request in the strategy's terms: one entry for each guest node. `local` is
 /// where RAM without a split is local to. Errors: out_of_range, for a host node
-/// that is not in use.
+/// that is not in use; while placement is off none is.
 [[nodiscard]] inline result<std::vector<memory_request>>
 questions_of(const guest_ram_request& request, std::uint64_t total, const cpu_topology& topology,
              std::span<const unsigned> nodes, unsigned local) noexcept {
@@ -54,7 +54,15 @@ questions_of(const guest_ram_request& request, std::uint64_t total, const cpu_to
     for (std::size_t i = 0; i < request.split.size(); ++i) {
         const guest_node_request& part = request.split[i];
         memory_request question{part.bytes, any_node, nodes.empty() ? 0 : nodes[i % nodes.size()]};
-        if (part.node != any_node && !nodes.empty()) {
+        if (part.node != any_node && nodes.empty())
+            return fail(errc::out_of_range,
+                        fixed_text<160>{"guest RAM: guest node "}
+                            .append_number(i)
+                            .append(" is to lie on node ")
+                            .append_number(part.node)
+                            .append(", but NUMA placement is off"),
+                        "enable() nodes, or leave every guest node to any_node");
+        if (part.node != any_node) {
             question.node = topology.find_node(part.node);
             if (std::find(nodes.begin(), nodes.end(), question.node) == nodes.end())
                 return fail(errc::out_of_range,

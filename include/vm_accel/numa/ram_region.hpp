@@ -89,7 +89,12 @@ Stream& operator<<(Stream& out, const placement_report& report) {
             line.append(" ").append_number(on.pages).append(" on node ").append_number(on.node);
             line.append(",");
         }
-        line.append(" ").append_number(c.absent).append(" absent\n");
+        line.append(" ").append_number(c.absent).append(" absent");
+        if (c.chunk.prefault.state != grant_state::not_requested)
+            line.append("; prefault ").append(name_of(c.chunk.prefault.state));
+        if (!c.chunk.prefault.cause.empty())
+            line.append(" (").append(c.chunk.prefault.cause.view()).append(")");
+        line.append("\n");
         out << line.view();
     }
     return out;
