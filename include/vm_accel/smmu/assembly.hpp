@@ -29,6 +29,7 @@
 #include <memory>
 #include <mutex>
 #include <new>
+#include <optional>
 #include <thread>
 #include <utility>
 
@@ -103,6 +104,11 @@ struct smmu_assembly {
     [[nodiscard]] bool close_guard(guard_slot& slot) noexcept { return guards.close(slot); }
     void park_port(guard_slot& slot) noexcept { guards.park(slot); }
     void unpark_port(guard_slot& slot) noexcept { guards.unpark(slot); }
+    [[nodiscard, gnu::always_inline]] std::optional<outcome>
+    translate_hit(const attachment_record& record, const transaction& asked,
+                  port_counters& port_share) noexcept {
+        return translator_type::translate_hit(tlb, record.slot, asked, port_share);
+    }
     [[nodiscard]] outcome translate(attachment_record& record, const transaction& asked,
                                     port_counters& port_share, translation_fault& fault) noexcept {
         return translate_by().translate(

@@ -45,19 +45,20 @@ enum class stream_mode : std::uint8_t {
     translate, ///< stage 1
 };
 
-/// A stream's decoded configuration.
-struct stream_configuration {
+/// A stream's decoded configuration. What a hit reads is on its first cache line.
+struct alignas(64) stream_configuration {
     stream_mode mode = stream_mode::abort;
     silent_abort why = silent_abort::ste_abort; ///< for mode abort
     bool record_faults = true;                  ///< CD.R
+    /// Null = nothing of this configuration may be cached.
+    const translation_context* context = nullptr;
     pa_range window{};
     stage1_regime stage1{};
     context_identity identity{};
-    /// Null = nothing of this configuration may be cached.
-    const translation_context* context = nullptr;
 
     /// The address as the TLB and the walker see it: without an ignored top byte.
     [[nodiscard]] std::uint64_t canonical(std::uint64_t address) const noexcept {
+        if (!stage1.half[0].ignore_top_byte && !stage1.half[1].ignore_top_byte) return address;
         if (mode != stream_mode::translate) return address;
         const bool upper = (address >> 55 & 1) != 0;
         if (!stage1.half[upper ? 1 : 0].ignore_top_byte) return address;

@@ -31,8 +31,9 @@ struct context_identity {
     friend constexpr bool operator==(const context_identity&, const context_identity&) = default;
 };
 
-/// One context. Its tag and the page sizes it uses are read on every look-up.
-class translation_context {
+/// One context. Its tag and the page sizes it uses are read on every look-up,
+/// and are therefore on one cache line.
+class alignas(64) translation_context {
 public:
     [[nodiscard]] const context_identity& identity() const noexcept { return identity_; }
     [[nodiscard]] std::uint32_t index() const noexcept { return index_; }

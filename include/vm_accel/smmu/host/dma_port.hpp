@@ -12,6 +12,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <optional>
 #include <span>
 #include <utility>
 
@@ -48,8 +49,9 @@ public:
         /// Translates [address, address + length): the answer covers the longest
         /// prefix that one translation serves. A refused access has already
         /// been recorded, as the architecture asks, when this returns.
-        [[nodiscard]] outcome translate(iova address, std::uint64_t length, access kind,
-                                        access_attributes attributes = {}) noexcept {
+        [[nodiscard, gnu::always_inline]] outcome
+        translate(iova address, std::uint64_t length, access kind,
+                  access_attributes attributes = {}) noexcept {
             return port_->translate(
                 {address, length, kind, attributes.privileged, attributes.instruction});
         }
@@ -150,20 +152,43 @@ private:
     void enter() noexcept { device_->open_guard(*slot_); }
     void leave() noexcept {
         const bool awaited = device_->close_guard(*slot_);
-        if (awaited || has_pending_) [[unlikely]] {
-            if (slot_->depth != 0) return; // the outermost guard acts
-            has_pending_ = false;
-            pending_.drain_commands = pending_.drain_commands || awaited;
-            while (std::exchange(pending_.drain_events, false)) {
-                device_->open_guard(*slot_);
-                pending_ |= device_->drain_events();
-                pending_.drain_commands = device_->close_guard(*slot_) || pending_.drain_commands;
-            }
-            device_->act(std::exchange(pending_, {}));
-        }
+        if (awaited || has_pending_) [[unlikely]]
+            act(awaited);
     }
-    [[nodiscard]] outcome translate(const transaction& asked) noexcept {
-        if (asked.length - 1 > ~raw(asked.address)) [[unlikely]] { // empty, or wraps
+    /// What a guard that has closed leaves to do.
+    [[gnu::noinline]] void act(bool awaited) noexcept {
+        if (slot_->depth != 0) return; // the outermost guard acts
+        has_pending_ = false;
+        pending_.drain_commands = pending_.drain_commands || awaited;
+        while (std::exchange(pending_.drain_events, false)) {
+            device_->open_guard(*slot_);
+            pending_ |= device_->drain_events();
+            pending_.drain_commands = device_->close_guard(*slot_) || pending_.drain_commands;
+        }
+        device_->act(std::exchange(pending_, {}));
+    }
+    /// A hit is answered here; all else is out of line, and so is its state.
+    [[nodiscard, gnu::always_inline]] outcome translate(const transaction& asked) noexcept {
+        if (is_sound(asked)) [[likely]] {
+            const std::optional<outcome> hit =
+                device_->translate_hit(*attachment_, asked, *counters_);
+            if (hit) [[likely]]
+                return *hit;
+        }
+        // Piece by piece: a hit then needs no transaction in memory.
+        return translate_slowly(asked.address, asked.length, asked.kind,
+                                {asked.privileged, asked.instruction});
+    }
+    /// Neither empty nor past the end of the address space.
+    [[nodiscard]] static bool is_sound(const transaction& asked) noexcept {
+        return asked.length - 1 <= ~raw(asked.address);
+    }
+    [[nodiscard, gnu::noinline]] outcome translate_slowly(iova address, std::uint64_t length,
+                                                          access kind,
+                                                          access_attributes attributes) noexcept {
+        const transaction asked{address, length, kind, attributes.privileged,
+                                attributes.instruction};
+        if (!is_sound(asked)) [[unlikely]] {
             counters_->faults.add();
             return outcome::refused({}, silent_abort::bad_access);
         }

@@ -13,6 +13,7 @@
 #include <algorithm>
 #include <bit>
 #include <cstdint>
+#include <optional>
 
 namespace vm_accel::inline v0 {
 
@@ -23,6 +24,28 @@ class translator {
 public:
     translator(Tlb& tlb, configuration_cache& configurations, Memory& memory, Sink& sink) noexcept
         : tlb_(tlb), configurations_(configurations), memory_(memory), sink_(sink) {}
+
+    /// The usual case, small enough to become part of the caller: configured, in
+    /// the TLB, allowed. Nullopt = anything else: nothing has been counted, and
+    /// translate() decides.
+    template <class Counters>
+    [[nodiscard, gnu::always_inline]] static std::optional<outcome>
+    translate_hit(Tlb& tlb, const configuration_slot& slot, const transaction& asked,
+                  Counters& counters) noexcept {
+        const stream_configuration* const configuration = slot.get();
+        if (configuration == nullptr || configuration->context == nullptr) [[unlikely]]
+            return std::nullopt;
+        const std::uint64_t address = configuration->canonical(raw(asked.address));
+        const translation_context& context = *configuration->context;
+        const std::optional<tlb_hit> hit =
+            tlb.lookup({address, context.tag(), context.page_sizes()});
+        if (!hit || !hit->allowed.allow(permissions::needed(asked.kind, asked.privileged,
+                                                            asked.instruction))) [[unlikely]]
+            return std::nullopt;
+        counters.hits.add();
+        const std::uint64_t size = std::uint64_t{1} << hit->size_log2;
+        return deliver(*hit, address & (size - 1), size, asked.length);
+    }
 
     /// Translates one access. `registers()` gives stream_table_registers, and
     /// is called on a configuration miss only. On a fault, `fault` says all
@@ -160,7 +183,8 @@ private:
         // A doorbell is no memory: a write there is a message, wherever the window is.
         if (!doorbell && !window.contains(output)) return silent_abort::outside_window;
 
-        const std::optional<host_run> run = doorbell ? std::nullopt : memory_.find(output);
+        std::optional<host_run> run;
+        if (!doorbell) run = memory_.find(output);
         for (std::uint8_t size_log2 = leaf.size_log2;; size_log2 = next_smaller(size_log2)) {
             const std::uint64_t size = std::uint64_t{1} << size_log2;
             const pa base{raw(output) & ~(size - 1)};
@@ -183,8 +207,10 @@ private:
         return size_log2 > 30 ? 30 : size_log2 > 21 ? 21 : 12;
     }
 
-    [[nodiscard]] static outcome deliver(const tlb_hit& hit, std::uint64_t offset,
-                                         std::uint64_t size, std::uint64_t length) noexcept {
+    [[nodiscard, gnu::always_inline]] static outcome deliver(const tlb_hit& hit,
+                                                             std::uint64_t offset,
+                                                             std::uint64_t size,
+                                                             std::uint64_t length) noexcept {
         const std::uint64_t usable = std::min(length, size - offset);
         const pa address{hit.output + offset};
         if (hit.host == nullptr) [[unlikely]]
