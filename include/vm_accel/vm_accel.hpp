@@ -29,6 +29,7 @@
 #include <vm_accel/hypervisor/kvm_vm.hpp>
 #include <vm_accel/hypervisor/kvm_x86_64.hpp>
 #include <vm_accel/hypervisor/software.hpp>
+#include <vm_accel/hypervisor/unfinished_vcpus.hpp>
 #include <vm_accel/manager/acceleration_manager.hpp>
 #include <vm_accel/manager/backend.hpp>
 #include <vm_accel/manager/composition.hpp>

@@ -11,6 +11,7 @@
 
 #if defined(__linux__)
 #include <fcntl.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -63,6 +64,41 @@ TEST_CASE("each way KVM cannot be opened names its cause and its cure", "[hyperv
     CHECK(contains(taken.cure, "stop it"));
     CHECK(kvm::vm_failure("/some/kvm", ENOMEM) == errc::exhausted);
     CHECK(contains(kvm::vm_failure("/some/kvm", EMFILE).cure, "ulimit -n"));
+}
+
+TEST_CASE("a GICv3 layout that no machine can have is named before anything is made",
+          "[hypervisor][kvm]") {
+    struct row {
+        arm64::gic_v3_layout layout;
+        std::string_view cause;
+    };
+    const row r = GENERATE(values<row>({
+        {{pa{0x0800'1000}, pa{0x080a'0000}, 1, 256}, "64 KiB"},
+        {{pa{0x0800'0000}, pa{0x080a'8000}, 1, 256}, "64 KiB"},
+        {{pa{0x0800'0000}, pa{0x080a'0000}, 0, 256}, "for 0 vCPUs"},
+        {{pa{0x0800'0000}, pa{0x080a'0000}, 4096, 256}, "for 4096 vCPUs"},
+        {{pa{0x0800'0000}, pa{0x0800'0000}, 1, 256}, "overlap"},
+        {{pa{0x0803'0000}, pa{0x0800'0000}, 2, 256}, "overlap"},
+        {{pa{std::uint64_t{1} << 52}, pa{0x0800'0000}, 1, 256}, "beyond 52 bits"},
+        {{pa{0x0800'0000}, pa{0xf'ffff'ffff'0000}, 1, 256}, "beyond 52 bits"},
+        {{pa{0x0800'0000}, pa{0xffff'ffff'ffff'0000}, 1, 256}, "beyond 52 bits"},
+        {{pa{0x0800'0000}, pa{0x080a'0000}, 1, 32}, "32 interrupts"},
+        {{pa{0x0800'0000}, pa{0x080a'0000}, 1, 100}, "100 interrupts"},
+        {{pa{0x0800'0000}, pa{0x080a'0000}, 1, 1056}, "1056 interrupts"},
+    }));
+    const result<> possible = arm64::check(r.layout);
+    REQUIRE_FALSE(possible);
+    CHECK(possible.error() == errc::invalid_argument);
+    CHECK(contains(possible.error().cause, r.cause));
+    CHECK_FALSE(possible.error().cure.empty());
+    CHECK(arm64::check({pa{0x0800'0000}, pa{0x0801'0000}, 4095, 1024}));
+    CHECK(arm64::check({pa{0x0804'0000}, pa{0x0800'0000}, 2, 64}));
+    auto backend = kvm_model::open();
+    if (!backend) return;
+    auto vm = backend->create_vm();
+    REQUIRE(vm);
+    CHECK(vm->create_gic_v3(r.layout).error() == errc::invalid_argument);
+    CHECK(vm->finish_gic().error() == errc::not_found);
 }
 
 #if defined(__linux__) && (defined(__x86_64__) || defined(__aarch64__))
@@ -176,6 +212,28 @@ TEST_CASE("the signal that interrupts vCPUs is never taken from someone else",
     CHECK(os::prepare_kick(os::default_kick_signal()));
     CHECK(os::prepare_kick(os::default_kick_signal())); // ours already: nothing to do
     CHECK_FALSE(os::prepare_kick(9999));
+}
+
+TEST_CASE("a vCPU that could not be finished can be created again", "[hypervisor][kvm]") {
+    auto backend = kvm_model::open();
+    if (!backend) return;
+    auto vm = backend->create_vm();
+    REQUIRE(vm);
+    // The kernel makes the vCPU, but there is no address space left for its page.
+    rlimit before{};
+    REQUIRE(::getrlimit(RLIMIT_AS, &before) == 0);
+    rlimit none = before;
+    none.rlim_cur = 1;
+    REQUIRE(::setrlimit(RLIMIT_AS, &none) == 0);
+    const auto refused = vm->create_vcpu(0);
+    REQUIRE(::setrlimit(RLIMIT_AS, &before) == 0);
+    REQUIRE_FALSE(refused);
+    CHECK(refused.error() == errc::exhausted);
+    auto moved = std::move(*vm);
+    const auto again = moved.create_vcpu(0);
+    if (!again) std::cerr << again.error() << '\n';
+    CHECK(again);
+    CHECK_FALSE(moved.create_vcpu(0)); // it is there now
 }
 
 TEST_CASE("two vCPUs are interrupted independently of each other", "[hypervisor][kvm]") {
@@ -421,6 +479,30 @@ TEST_CASE("arm64: the in-kernel GICv3", "[hypervisor][kvm]") {
     const auto line = vm->irqfd(3);
     REQUIRE(line);
     CHECK(os::signal_event(*line));
+}
+
+TEST_CASE("arm64: a GICv3 that was refused can be created again", "[hypervisor][kvm]") {
+    auto backend = kvm_model::open();
+    if (!backend) return;
+    auto vm = backend->create_vm();
+    REQUIRE(vm);
+    constexpr pa distributor{0x0800'0000};
+    constexpr pa too_high{std::uint64_t{1} << 51}; // machines have 40 bits unless asked
+    const result<> refused = vm->create_gic_v3(distributor, too_high, 1);
+    REQUIRE_FALSE(refused);
+    CHECK(refused.error() == errc::out_of_range);
+    CHECK(contains(refused.error().cure, "address_bits"));
+    CHECK(vm->finish_gic().error() == errc::not_found);
+    CHECK(vm->set_spi(1, true).error() == errc::out_of_range);
+    // The kernel has the distributor already: that part can no longer change.
+    const result<> moved = vm->create_gic_v3(pa{0x0900'0000}, pa{0x080a'0000}, 1);
+    REQUIRE_FALSE(moved);
+    CHECK(moved.error() == errc::already_exists);
+    CHECK(contains(moved.error().cause, "0x8000000"));
+    REQUIRE(vm->create_gic_v3(distributor, pa{0x080a'0000}, 1));
+    auto vcpu = vm->create_vcpu(0);
+    REQUIRE(vcpu);
+    CHECK(vm->finish_gic());
 }
 
 TEST_CASE("arm64: interrupts by line and by irqfd are pending in the GIC", "[hypervisor][kvm]") {

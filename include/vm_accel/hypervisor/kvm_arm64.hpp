@@ -86,4 +86,38 @@ inline constexpr std::uint64_t gic_v3_redistributor_bytes = 0x2'0000;
 /// INTID of the first shared peripheral interrupt.
 inline constexpr unsigned first_spi = 32;
 
+/// Whether a GICv3 can lie so in any machine. Error: invalid_argument.
+[[nodiscard]] constexpr result<> check(const gic_v3_layout& layout) noexcept {
+    const pa_range distributor{layout.distributor, gic_v3_distributor_bytes};
+    const pa_range redistributors{layout.redistributors, layout.vcpus * gic_v3_redistributor_bytes};
+    if (((raw(layout.distributor) | raw(layout.redistributors)) & 0xffff) != 0) {
+        return fail(errc::invalid_argument, "GICv3: an address that is no multiple of 64 KiB",
+                    "align distributor and redistributors to 64 KiB");
+    }
+    if (layout.vcpus == 0 || layout.vcpus > 0xfff) {
+        return fail(errc::invalid_argument,
+                    fixed_text<160>{"GICv3: redistributors for "}
+                        .append_number(layout.vcpus)
+                        .append(" vCPUs"),
+                    "ask for 1 to 4095");
+    }
+    constexpr std::uint64_t top = std::uint64_t{1} << 52;
+    if (raw(layout.distributor) > top - distributor.size ||
+        raw(layout.redistributors) > top - redistributors.size) {
+        return fail(errc::invalid_argument, "GICv3: it reaches beyond 52 bits of address",
+                    "choose lower addresses");
+    }
+    if (distributor.overlaps(redistributors)) {
+        return fail(errc::invalid_argument, "GICv3: distributor and redistributors overlap",
+                    "leave 64 KiB to the distributor and 128 KiB to each redistributor");
+    }
+    if (layout.interrupts < 64 || layout.interrupts > 1024 || layout.interrupts % 32 != 0) {
+        return fail(
+            errc::invalid_argument,
+            fixed_text<160>{"GICv3: "}.append_number(layout.interrupts).append(" interrupts"),
+            "ask for 64 to 1024, in steps of 32");
+    }
+    return {};
+}
+
 } // namespace vm_accel::inline v0::arm64

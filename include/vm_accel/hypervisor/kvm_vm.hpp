@@ -6,7 +6,15 @@
 #include <vm_accel/hypervisor/kvm_arm64.hpp>
 #include <vm_accel/hypervisor/kvm_memory.hpp>
 #include <vm_accel/hypervisor/kvm_vcpu.hpp>
+#include <vm_accel/hypervisor/unfinished_vcpus.hpp>
 
+#include <array>
+#include <cerrno>
+#include <cstddef>
+#include <cstdint>
+#include <iterator>
+#include <optional>
+#include <string_view>
 #include <utility>
 
 namespace vm_accel::inline v0 {
@@ -20,8 +28,10 @@ struct kvm_vm_options {
     int kick_signal = 0;
 };
 
-/// Made by kvm::create_vm. Outlives its vCPUs. Calls are safe from any thread,
-/// also while vCPUs run; moved only before it is shared.
+/// Made by kvm::create_vm. Outlives its vCPUs. create_gic_v3(), finish_gic() and
+/// create_irqchip() are set-up: by one thread, before the VM is shared. All other
+/// calls are safe from any thread, also while vCPUs run; moved only before it is
+/// shared.
 class kvm_vm {
 public:
     using vcpu = kvm_vcpu;
@@ -49,7 +59,8 @@ public:
 
     /// A vCPU ready for its registers. arm64: initialised for the host's own
     /// processor type with PSCI 0.2, index 0 powered on, the others off until
-    /// the guest's CPU_ON; on x86-64, reset state. Each index once.
+    /// the guest's CPU_ON; on x86-64, reset state. Each index once; after an
+    /// error the same index can be tried again.
     [[nodiscard]] result<kvm_vcpu> create_vcpu(unsigned index) noexcept {
         return create_vcpu(index, arm64::vcpu_options{index != 0, true});
     }
@@ -64,19 +75,26 @@ public:
                             .append_number(capabilities_.maximum_vcpus),
                         "use an index below that");
         }
-        const os::call_result made = os::device_request(vm_, os::kvm_abi::create_vcpu, index);
-        if (!made.ok()) {
-            return os::fail_with(made.os_error, name.view(),
-                                 "create each index once, before finish_gic()");
+        os::descriptor descriptor = unfinished_.take(index);
+        if (!descriptor) {
+            const os::call_result made = os::device_request(vm_, os::kvm_abi::create_vcpu, index);
+            if (!made.ok()) {
+                return os::fail_with(made.os_error, name.view(),
+                                     "create each index once, before finish_gic()");
+            }
+            descriptor = os::descriptor{static_cast<int>(made.value)};
         }
-        os::descriptor descriptor{static_cast<int>(made.value)};
         os::shared_mapping page;
         if (const int refused = page.map(descriptor, vcpu_map_bytes_); refused != 0) {
+            unfinished_.keep(index, std::move(descriptor));
             return os::fail_with(refused, name.view(), "free memory or raise the mapping limit");
         }
         kvm_vcpu created{std::move(descriptor), std::move(page), index, kick_signal_};
         if constexpr (os::kvm_platform::architecture == os::kvm_architecture::arm64) {
-            if (const result<> done = start_arm64(created, options); !done) return fail(done);
+            if (const result<> done = start_arm64(created, options); !done) {
+                unfinished_.keep(index, std::move(created.vcpu_));
+                return fail(done);
+            }
         }
         return created;
     }
@@ -84,8 +102,10 @@ public:
     // --- interrupts: arm64 ------------------------------------------------
 
     /// An in-kernel GICv3. Before or after the vCPUs, once; finish_gic() must
-    /// follow when all of them exist. Errors: unsupported (the host has no
-    /// GICv3), invalid_argument, already_exists.
+    /// follow when all of them exist. After an error it can be called again, and
+    /// goes on where it failed: with another layout, as far as the kernel has not
+    /// accepted the first. Errors: invalid_argument, unsupported (the host has no
+    /// GICv3), already_exists, out_of_range (beyond the guest's address bits).
     [[nodiscard]] result<> create_gic_v3(pa distributor, pa redistributors,
                                          unsigned vcpus) noexcept {
         return create_gic_v3({distributor, redistributors, vcpus, 256});
@@ -193,10 +213,14 @@ private:
                              "finish_gic(); x86-64: create_irqchip())");
     }
     [[nodiscard]] result<> set_gic(std::uint32_t group, std::uint64_t attribute,
-                                   std::uint64_t value_address, std::string_view what) noexcept;
+                                   const std::uint64_t& value, fixed_text<160> what,
+                                   std::string_view cure) noexcept;
 
     os::descriptor vm_;
     os::descriptor gic_;
+    /// What the kernel has of the layout: distributor, redistributors, interrupts.
+    std::array<std::optional<std::uint64_t>, 3> gic_accepted_{};
+    unfinished_vcpus unfinished_;
     hypervisor_capabilities capabilities_;
     std::size_t vcpu_map_bytes_ = 0;
     int kick_signal_ = 0;
@@ -218,53 +242,66 @@ inline result<> kvm_vm::start_arm64(kvm_vcpu& created, arm64::vcpu_options optio
 }
 
 inline result<> kvm_vm::set_gic(std::uint32_t group, std::uint64_t attribute,
-                                std::uint64_t value_address, std::string_view what) noexcept {
-    os::kvm_abi::device_attribute request{0, group, attribute, value_address};
+                                const std::uint64_t& value, fixed_text<160> what,
+                                std::string_view cure) noexcept {
+    os::kvm_abi::device_attribute request{0, group, attribute,
+                                          reinterpret_cast<std::uintptr_t>(&value)};
     const os::call_result called =
         os::device_request_with(gic_, os::kvm_abi::set_device_attribute, request);
     if (called.ok()) return {};
-    return os::fail_with(called.os_error, what,
-                         "align to 64 KiB, stay below the guest's address bits, keep the parts "
-                         "apart, and 64 to 1024 interrupts");
+    if (called.os_error == E2BIG) {
+        return fail(errc::out_of_range, what.append(": beyond the guest's address bits"),
+                    "choose a lower address, or more kvm_vm_options::address_bits",
+                    called.os_error);
+    }
+    return os::fail_with(called.os_error, what.view(), cure);
 }
 
 inline result<> kvm_vm::create_gic_v3(const arm64::gic_v3_layout& layout) noexcept {
     namespace gic = os::kvm_abi::gic_v3;
-    if (gic_) {
-        return fail(errc::already_exists, "GICv3: this VM has one", "create it once");
+    if (interrupts_ != 0) {
+        return fail(errc::already_exists, "interrupt controller: this VM has one",
+                    "create it once");
     }
-    if (((raw(layout.distributor) | raw(layout.redistributors)) & 0xffff) != 0 ||
-        layout.vcpus == 0 || layout.vcpus > 0xfff) {
-        return fail(errc::invalid_argument, "GICv3: address not a multiple of 64 KiB, or no vCPUs",
-                    "align both addresses to 64 KiB; 1 to 4095 vCPUs");
+    if (const result<> possible = arm64::check(layout); !possible) return possible;
+    if (!gic_) {
+        os::kvm_abi::device_request request{gic::device_type, 0, 0};
+        const os::call_result made =
+            os::device_request_with(vm_, os::kvm_abi::create_device, request);
+        if (!made.ok()) {
+            return fail(made.os_error == EEXIST ? errc::already_exists : errc::unsupported,
+                        "GICv3: the kernel makes none",
+                        "run on an arm64 host whose interrupt controller is a GICv3",
+                        made.os_error);
+        }
+        gic_ = os::descriptor{static_cast<int>(request.fd)};
     }
-    os::kvm_abi::device_request request{gic::device_type, 0, 0};
-    const os::call_result made = os::device_request_with(vm_, os::kvm_abi::create_device, request);
-    if (!made.ok()) {
-        return fail(made.os_error == EEXIST ? errc::already_exists : errc::unsupported,
-                    "GICv3: the kernel makes none",
-                    "run on an arm64 host whose interrupt controller is a GICv3", made.os_error);
-    }
-    gic_ = os::descriptor{static_cast<int>(request.fd)};
-    const std::uint64_t distributor = raw(layout.distributor);
-    // Redistributor region 0: how many in [63:52], base in [51:16], index in [11:0].
-    const std::uint64_t region = std::uint64_t{layout.vcpus} << 52 | raw(layout.redistributors);
-    const std::uint32_t interrupts = layout.interrupts;
-    const auto address = [](const auto& value) { return reinterpret_cast<std::uintptr_t>(&value); };
-    if (const result<> done = set_gic(gic::group_address, gic::address_distributor,
-                                      address(distributor), "GICv3 distributor");
-        !done) {
-        return done;
-    }
-    if (const result<> done = set_gic(gic::group_address, gic::address_redistributor_region,
-                                      address(region), "GICv3 redistributors");
-        !done) {
-        return done;
-    }
-    if (const result<> done =
-            set_gic(gic::group_interrupt_count, 0, address(interrupts), "GICv3 interrupt count");
-        !done) {
-        return done;
+    struct step {
+        std::uint32_t group;
+        std::uint64_t attribute;
+        std::uint64_t value;
+        std::string_view what, cure;
+    };
+    const step steps[] = {
+        {gic::group_address, gic::address_distributor, raw(layout.distributor),
+         "GICv3 distributor at ", "see the kernel's log"},
+        // Redistributor region 0: how many in [63:52], base in [51:16], index in [11:0].
+        {gic::group_address, gic::address_redistributor_region,
+         std::uint64_t{layout.vcpus} << 52 | raw(layout.redistributors),
+         "GICv3 redistributors, count and address ", "see the kernel's log"},
+        {gic::group_interrupt_count, 0, layout.interrupts, "GICv3 interrupt count ",
+         "call it before any vCPU has run"},
+    };
+    for (std::size_t i = 0; i < std::size(steps); ++i) {
+        const step& s = steps[i];
+        if (gic_accepted_[i] == s.value) continue;
+        if (gic_accepted_[i]) {
+            return fail(errc::already_exists, at(s.what, *gic_accepted_[i]).append(": set before"),
+                        "keep to that value, or make another VM");
+        }
+        const result<> done = set_gic(s.group, s.attribute, s.value, at(s.what, s.value), s.cure);
+        if (!done) return done;
+        gic_accepted_[i] = s.value;
     }
     interrupts_ = layout.interrupts;
     return {};
@@ -272,7 +309,9 @@ inline result<> kvm_vm::create_gic_v3(const arm64::gic_v3_layout& layout) noexce
 
 inline result<> kvm_vm::finish_gic() noexcept {
     namespace gic = os::kvm_abi::gic_v3;
-    if (!gic_) return fail(errc::not_found, "GICv3: none in this VM", "call create_gic_v3() first");
+    if (!gic_ || interrupts_ == 0) {
+        return fail(errc::not_found, "GICv3: none in this VM", "call create_gic_v3() first");
+    }
     os::kvm_abi::device_attribute request{0, gic::group_control, gic::control_init, 0};
     const os::call_result called =
         os::device_request_with(gic_, os::kvm_abi::set_device_attribute, request);
