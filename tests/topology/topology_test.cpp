@@ -261,11 +261,12 @@ TEST_CASE("a sandbox that hides /sys or /proc: memory is known, and only allowed
     const pid_t child = ::fork();
     REQUIRE(child >= 0);
     if (child == 0) {
-        const bool hidden = ::unshare(CLONE_NEWNS) == 0 &&
-                            ::mount("none", "/", nullptr, MS_REC | MS_PRIVATE, nullptr) == 0 &&
-                            (!sys_too || ::mount("none", "/sys", "tmpfs", 0, nullptr) == 0) &&
-                            ::mount("none", "/proc", "tmpfs", 0, nullptr) == 0 &&
-                            threads.pin_current_thread(os::cpu_set::of(cpu));
+        const bool hidden =
+            (::unshare(CLONE_NEWNS) == 0 || ::unshare(CLONE_NEWUSER | CLONE_NEWNS) == 0) &&
+            ::mount("none", "/", nullptr, MS_REC | MS_PRIVATE, nullptr) == 0 &&
+            (!sys_too || ::mount("none", "/sys", "tmpfs", 0, nullptr) == 0) &&
+            ::mount("none", "/proc", "tmpfs", 0, nullptr) == 0 &&
+            threads.pin_current_thread(os::cpu_set::of(cpu));
         if (!hidden) ::_exit(3);
         const auto t = load_topology();
         if (!t) ::_exit(4);
