@@ -1,5 +1,5 @@
-"""What scripts/demo runs: a stock Debian arm64 kernel boots in the VMM examples/linux_kvm_arm64, and
-its own arm-smmu-v3 driver runs the disk behind our SMMU.
+"""What scripts/demo runs: a stock Debian arm64 kernel boots in the VMM examples/linux_kvm_arm64,
+and its own arm-smmu-v3 driver runs the disk behind our SMMU.
 
 On an arm64 host with a usable /dev/kvm the VMM runs directly. Elsewhere it is built for arm64 and
 runs under nested KVM in an emulated arm64 machine with two NUMA nodes. Kernel, busybox and arm64

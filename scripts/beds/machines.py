@@ -76,6 +76,16 @@ def sysroot():
     return folder
 
 
+def catch2():
+    """The folder with the CMake package of Catch2 for arm64, for cross-building tests."""
+    folder = ARM64 / "catch2"
+    if not folder.exists():
+        archive = debian.Archive(ARM64, debian.host_codename())
+        archive.update()
+        debian.unpack(archive.download(["catch2"]), folder)
+    return next(folder.rglob("Catch2Config.cmake")).parent
+
+
 def build(target):
     """Builds CMake target `target` for arm64 and returns the program's path."""
     debian.require_tools("cmake", "ninja")
