@@ -70,6 +70,50 @@ TEST_CASE("setting up one backend touches only what it takes") {
     CHECK_FALSE(manager.is_numa_enabled());
 }
 
+namespace {
+
+/// Counts every call of every member that a manager could use.
+struct counting_nodes {
+    using role = roles::memory;
+    static constexpr std::string_view name = "counting_nodes";
+    static inline unsigned calls = 0;
+
+    static bool is_available() noexcept { return ++calls != 0; }
+    void connect(const placement&) noexcept { ++calls; }
+    result<> init() noexcept { return count(); }
+    bool is_initialized() const noexcept { return ++calls != 0; }
+    result<> enable(unsigned) noexcept { return count(); }
+    result<> disable() noexcept { return count(); }
+    bool is_enabled() const noexcept { return ++calls != 0; }
+    template <class Section>
+    void report(Section&) const {
+        ++calls;
+    }
+
+private:
+    static result<> count() noexcept {
+        ++calls;
+        return {};
+    }
+};
+
+} // namespace
+
+TEST_CASE("a backend that is never set up is never called") {
+    counting_nodes::calls = 0;
+    acceleration_manager<counting_nodes, device, placement, ram> manager;
+    REQUIRE(manager.init_smmu());
+    REQUIRE(manager.configure_vcpu_affinity(2));
+    CHECK(manager.smmu().initialized);
+    CHECK(manager.topology() == "one package");
+    const diagnostic_report report = manager.diagnostic_report();
+    CHECK(state_of(report, "memory") == backend_state::not_asked);
+    CHECK(state_of(report, "vcpus") == backend_state::up);
+    CHECK(counting_nodes::calls == 0);
+    CHECK(manager.is_numa_enabled()); // the control: asking it is a call
+    CHECK(counting_nodes::calls == 1);
+}
+
 TEST_CASE("a failure in the middle leaves the others up and is reported") {
     whole manager;
     manager.smmu().refuses = true;

@@ -2,7 +2,8 @@
 ///
 ///     acceleration_manager<region_map, smmu<set_associative<64, 8>, bitmap_streams<256>>> host;
 ///     if (auto ok = host.setup_full_acceleration(); !ok) std::cerr << ok.error();
-///     host.smmu().attach_device("disk", {pa{0x4000'0000}, 1 << 30});
+///     auto disk = host.smmu().attach_device("disk", {pa{0x4000'0000}, 1 << 30});
+///     if (!disk) std::cerr << disk.error();
 ///     std::cout << host.diagnostic_report();
 ///
 /// Backends are found by type (`get<B>()`) or by what they are for
@@ -14,12 +15,14 @@
 /// only those that take it (see composition.hpp) are skipped. Trying again
 /// tries what is not up.
 ///
-/// Threads: every member may be called from any thread. Set-up and changes
+/// Threads: every member may be called from any thread, but for those that hand
+/// out a backend or a part of one, see below. Set-up and changes
 /// (setup_..., init_..., configure_..., enable_..., disable_...) go one after
 /// the other and each returns when its work is done. diagnostic_report() does
 /// not wait for them: it shows a backend in the middle of one as "working" and
-/// without facts. What `get` and `by_role` hand out follows the backend's own
-/// rules; do not use it while another thread sets that backend up.
+/// without facts. What `get`, `by_role`, `smmu` and the like, and `topology` hand
+/// out follows the backend's own rules; do not use it while another thread sets
+/// that backend up.
 #pragma once
 
 #include <vm_accel/core/result.hpp>
@@ -41,7 +44,7 @@ namespace vm_accel::inline v0 {
 /// What setup_full_acceleration is to achieve beyond set-up itself. 0 = leave as it is.
 struct acceleration_request {
     unsigned vcpus = 0;      ///< plan this many virtual processors
-    unsigned numa_nodes = 0; ///< spread guest memory over this many nodes
+    unsigned numa_nodes = 0; ///< place guest memory on this many nodes, see enable_numa
 };
 
 template <class... Backends>
@@ -129,7 +132,7 @@ public:
 
     /// Sets up every backend that is not up, then does what is requested.
     /// Error: the first one met; all others are in diagnostic_report().
-    result<> setup_full_acceleration(acceleration_request request = {}) noexcept {
+    [[nodiscard]] result<> setup_full_acceleration(acceleration_request request = {}) noexcept {
         result<> first = sequence_.setup_all();
         const auto keep_first = [&first](const auto& done) {
             if (!done && first) first = fail(done);
@@ -173,7 +176,8 @@ public:
             });
     }
 
-    /// Spreads guest memory over `nodes` NUMA nodes from now on.
+    /// Lets guest memory be placed on `nodes` NUMA nodes from now on: what the
+    /// backend's enable() does. Which bytes go to which of them its strategy decides.
     [[nodiscard]] result<> enable_numa(unsigned nodes) noexcept {
         constexpr std::size_t index = index_of_role<roles::memory>();
         return sequence_.template change<index>(
@@ -194,7 +198,8 @@ public:
         return sequence_.template ask<index_of_role<roles::smmu>()>(
             [](const auto& backend) { return backend.is_initialized(); });
     }
-    /// The machine's processors, caches and nodes, as the roles::vcpus backend has them.
+    /// The machine's processors, caches and nodes, as the roles::vcpus backend has
+    /// them: a member of it as a rule, so not while another thread sets it up.
     [[nodiscard]] decltype(auto) topology() const noexcept {
         return by_role<roles::vcpus>().topology();
     }
