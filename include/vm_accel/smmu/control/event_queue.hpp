@@ -98,7 +98,7 @@ public:
                     return;
                 }
             } else if (turn < at) {
-                lost_.store(true, std::memory_order_seq_cst);
+                lost_.fetch_add(1, std::memory_order_seq_cst);
                 return;
             } else {
                 at = tail_.load(std::memory_order_relaxed);
@@ -118,8 +118,8 @@ public:
             spec::event_record record;
             for (; left != 0 && pop(record); --left)
                 out |= write(registers, memory, record);
-            if (lost_.exchange(false, std::memory_order_seq_cst)) {
-                out |= overflow(registers);
+            if (const std::uint64_t lost = lost_.exchange(0, std::memory_order_seq_cst)) {
+                out |= overflow(registers, lost);
             }
             writing_.store(false, std::memory_order_seq_cst);
             if (left == 0) {
@@ -149,7 +149,7 @@ private:
     [[nodiscard]] bool has_work() const noexcept {
         const std::size_t head = head_.load(std::memory_order_seq_cst);
         return cells_[head % Staged].turn.load(std::memory_order_seq_cst) == head + 1 ||
-               lost_.load(std::memory_order_seq_cst);
+               lost_.load(std::memory_order_seq_cst) != 0;
     }
 
     [[nodiscard]] bool pop(spec::event_record& record) noexcept {
@@ -174,7 +174,7 @@ private:
                                                   sizeof(spec::event_record));
         const std::uint32_t prod = registers.event_prod().load(std::memory_order_acquire);
         const std::uint32_t cons = registers.event_cons().load(std::memory_order_acquire);
-        if (queue.shape.is_full(prod, cons)) return overflow(registers);
+        if (queue.shape.is_full(prod, cons)) return overflow(registers, 1);
 
         const std::uint64_t at =
             queue.base + std::uint64_t{queue.shape.entry(prod)} * sizeof(record);
@@ -195,8 +195,8 @@ private:
     }
 
     /// OVFLG is toggled once per overflow: only if the last one was acknowledged.
-    [[nodiscard]] effects overflow(register_file<F>& registers) noexcept {
-        dropped_.fetch_add(1, std::memory_order_relaxed);
+    [[nodiscard]] effects overflow(register_file<F>& registers, std::uint64_t records) noexcept {
+        dropped_.fetch_add(records, std::memory_order_relaxed);
         const std::uint32_t prod = registers.event_prod().load(std::memory_order_relaxed);
         const std::uint32_t cons = registers.event_cons().load(std::memory_order_acquire);
         effects out;
@@ -214,7 +214,7 @@ private:
     alignas(64) std::atomic<std::size_t> tail_{0};
     alignas(64) std::atomic<std::size_t> head_{0};
     std::atomic<bool> writing_{false};
-    std::atomic<bool> lost_{false};
+    std::atomic<std::uint64_t> lost_{0}; ///< records that found staging full
     std::atomic<std::uint64_t> written_{0};
     std::atomic<std::uint64_t> dropped_{0};
 };
