@@ -215,6 +215,8 @@ TEST_CASE("what is in use is locked, by the bit that uses it and no other", "[sm
         row{reg::GERROR_IRQ_CFG0, 8, 0, 1, true}, row{reg::GERROR_IRQ_CFG1, 4, 0, 1, true},
         row{reg::GERROR_IRQ_CFG2, 4, 0, 1, true}, row{reg::EVENTQ_IRQ_CFG0, 8, 0, 4, true},
         row{reg::EVENTQ_IRQ_CFG1, 4, 0, 4, true}, row{reg::EVENTQ_IRQ_CFG2, 4, 0, 4, true},
+        row{reg::GERROR_IRQ_CFG0, 8, smmuen, 4, false},
+        row{reg::EVENTQ_IRQ_CFG0, 8, smmuen, 1, false},
         row{reg::GERROR_IRQ_CFG0, 8, smmuen | eventqen | cmdqen, 0, false},
         row{reg::EVENTQ_IRQ_CFG0, 8, smmuen | eventqen | cmdqen, 0, false});
     CAPTURE(spec::find_register(r.offset)->name, r.cr0, r.irq_ctrl);
