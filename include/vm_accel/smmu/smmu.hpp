@@ -120,7 +120,8 @@ public:
                                                   attach_options options = {}) noexcept {
         return attach(device_id, window, std::nullopt, options);
     }
-    /// The same with a StreamID that a device tree or IORT has fixed.
+    /// The same with a StreamID that a device tree or IORT has fixed. Error also:
+    /// out_of_range (wider than the features' stream_bits, or beyond the allocator).
     [[nodiscard]] result<stream_id> attach_device(std::string_view device_id, pa_range window,
                                                   stream_id stream,
                                                   attach_options options = {}) noexcept {
