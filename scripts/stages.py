@@ -276,7 +276,7 @@ class Stages:
 
     def programs(self):
         """examples on recorded and generated input"""
-        if self.main_build().make():
+        if self.main_build().configure() and self.main_build().make("examples/all"):
             self.main_build().ctest(
                 "-E", "^(unit_tests|concurrent_tests)$|^(compile_fail|structure|dispatch|consumer)")
 
