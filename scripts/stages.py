@@ -408,7 +408,13 @@ class Stages:
                 self.results.skip(name, reason)
 
     def slower(self):
-        """only with --all: a second compiler, repeated concurrent tests, the benchmarks"""
+        """only with --all: planted defects, a second compiler, repeated concurrent tests, benchmarks"""
+        status, output = run([ROOT / "scripts" / "mutants"], progress="planted defects")
+        counts = re.search(r"^(\d+) caught, (\d+) escaped", output, re.M)
+        if status == 0 and counts:
+            self.results.ok(int(counts[1]))
+        else:
+            self.results.fail("scripts/mutants", output)
         clang = Build(self.results, "clang", "release", "-DCMAKE_CXX_COMPILER=clang++-19")
         if clang.make("unit_tests", "concurrent_tests", "static_tests"):
             clang.catch("unit_tests")

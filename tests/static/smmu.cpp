@@ -171,6 +171,9 @@ static_assert(membarrier_quiescence::concurrent && fence_quiescence::concurrent 
 namespace quiescence_misses {
 using base = quiescence_archetype;
 using word = std::atomic<std::uint64_t>;
+struct needs_an_argument : base {
+    explicit needs_an_argument(int);
+};
 struct prepare_may_throw : base {
     void prepare();
 };
@@ -202,6 +205,7 @@ struct concurrent_is_no_bool : base {
     struct maybe {};
     static constexpr maybe concurrent{};
 };
+static_assert(!quiescence_policy<needs_an_argument>);
 static_assert(!quiescence_policy<prepare_may_throw>);
 static_assert(!quiescence_policy<prepare_can_fail>);
 static_assert(!quiescence_policy<store_may_throw>);

@@ -33,6 +33,11 @@ struct without_capacity {
 };
 static_assert(!stream_allocator<without_capacity>);
 
+struct needs_an_argument : base {
+    explicit needs_an_argument(int);
+};
+static_assert(!stream_allocator<needs_an_argument>);
+
 struct capacity_is_no_number : base {
     static constexpr const char* capacity = "many";
 };

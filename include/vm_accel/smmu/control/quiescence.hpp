@@ -27,13 +27,16 @@ namespace vm_accel::inline v0 {
 /// sync_side_barrier() after a store by another, guarantee that at least one of
 /// them then sees the other's store. prepare() is called once, before any other.
 template <class Q>
-concept quiescence_policy = requires(Q& policy, const Q& view, std::atomic<std::uint64_t>& word) {
-    { policy.prepare() } noexcept -> std::same_as<void>;
-    { view.store_with_barrier(word, std::uint64_t{}) } noexcept -> std::same_as<void>;
-    { policy.sync_side_barrier() } noexcept -> std::same_as<void>;
-    { view.is_degraded() } noexcept -> std::same_as<bool>;
-    { Q::concurrent } -> std::convertible_to<bool>;
-};
+concept quiescence_policy = std::default_initializable<Q> &&
+                            requires(Q& policy, const Q& view, std::atomic<std::uint64_t>& word) {
+                                { policy.prepare() } noexcept -> std::same_as<void>;
+                                {
+                                    view.store_with_barrier(word, std::uint64_t{})
+                                } noexcept -> std::same_as<void>;
+                                { policy.sync_side_barrier() } noexcept -> std::same_as<void>;
+                                { view.is_degraded() } noexcept -> std::same_as<bool>;
+                                { Q::concurrent } -> std::convertible_to<bool>;
+                            };
 
 /// The reader pays: a sequentially consistent fence per guard (about 8 ns).
 struct fence_quiescence {

@@ -26,13 +26,14 @@ namespace vm_accel::inline v0 {
 /// Threads: all of these from any number of threads at once; each StreamID has
 /// at most one holder at any time.
 template <class T>
-concept stream_allocator = requires(T& allocator, const T& view, stream_id id) {
-    { T::capacity } -> std::convertible_to<std::size_t>;
-    { allocator.allocate() } noexcept -> std::same_as<result<stream_id>>;
-    { allocator.reserve(id) } noexcept -> std::same_as<result<>>;
-    { allocator.release(id) } noexcept -> std::same_as<result<>>;
-    { view.is_held(id) } noexcept -> std::same_as<bool>;
-};
+concept stream_allocator =
+    std::default_initializable<T> && requires(T& allocator, const T& view, stream_id id) {
+        { T::capacity } -> std::convertible_to<std::size_t>;
+        { allocator.allocate() } noexcept -> std::same_as<result<stream_id>>;
+        { allocator.reserve(id) } noexcept -> std::same_as<result<>>;
+        { allocator.release(id) } noexcept -> std::same_as<result<>>;
+        { view.is_held(id) } noexcept -> std::same_as<bool>;
+    };
 
 /// The errors that every allocator gives, worded once.
 namespace stream_error {
