@@ -89,3 +89,20 @@ TEST_CASE("fail carries code, system error, cause and cure through results", "[c
 }
 
 } // namespace
+
+TEST_CASE("fixed text is what a string of the same pieces would be", "[core]") {
+    for (std::size_t first = 0; first <= 40; ++first) {
+        for (std::size_t second = 0; second <= 40; ++second) {
+            const std::string a(first, 'a');
+            const std::string b(second, 'b');
+            std::string wanted = a + b + "0x1a2b";
+            if (wanted.size() > 32) {
+                wanted.resize(32);
+                wanted.replace(29, 3, "...");
+            }
+            fixed_text<32> text{a};
+            text.append(b).append_number(0x1a2b, 16);
+            CHECK(text.view() == wanted);
+        }
+    }
+}

@@ -4,6 +4,7 @@
 #include <concepts>
 #include <cstddef>
 #include <cstdint>
+#include <string>
 #include <string_view>
 
 namespace vm_accel::inline v0 {
@@ -20,14 +21,11 @@ public:
     constexpr fixed_text(const char* text) noexcept : fixed_text(std::string_view{text}) {}
 
     constexpr fixed_text& append(std::string_view text) noexcept {
-        for (const char c : text) {
-            if (size_ == Capacity) {
-                for (std::size_t i = Capacity - 3; i < Capacity; ++i)
-                    data_[i] = '.';
-                break;
-            }
-            data_[size_++] = c;
-        }
+        const std::size_t room = Capacity - size_;
+        const std::size_t n = text.size() < room ? text.size() : room;
+        std::char_traits<char>::copy(data_ + size_, text.data(), n);
+        size_ = static_cast<std::uint16_t>(size_ + n);
+        if (n != text.size()) std::char_traits<char>::assign(data_ + Capacity - 3, 3, '.');
         return *this;
     }
     /// Appends a number, `base` 10 or 16 (the latter with "0x").
