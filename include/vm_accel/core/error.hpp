@@ -70,6 +70,16 @@ struct error {
     fixed_text<160> cause{}; ///< what happened, to what ("/dev/kvm: permission denied")
     fixed_text<160> cure{};  ///< what the reader can do ("add the user to group kvm")
 
+    constexpr error() noexcept = default;
+    /// The texts are assigned, not initialised: GCC 12 from -O2 on can lose the
+    /// length of a text that is initialised here from one it has just built.
+    constexpr error(errc kind, int system_error, const fixed_text<160>& why = {},
+                    const fixed_text<160>& remedy = {}) noexcept
+        : code(kind), os_error(system_error) {
+        cause = why;
+        cure = remedy;
+    }
+
     friend constexpr bool operator==(const error&, const error&) = default;
     friend constexpr bool operator==(const error& e, errc kind) noexcept { return e.code == kind; }
 };
