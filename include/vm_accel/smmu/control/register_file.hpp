@@ -227,7 +227,7 @@ private:
         case reg::EVENTQ_IRQ_CFG2:
             return irq_[1].cfg2;
         default:
-            return 0; // not implemented: IDR2, IDR4, IDR6, PRI, ATOS, STATUSR...
+            return 0; // of features that are not advertised: PRI, ATOS, ECMDQ...
         }
     }
 
@@ -311,7 +311,7 @@ private:
             write_irq(irq_[1], 2, value);
             break;
         default:
-            break; // PRI queue, ATOS, AGBPA: not implemented, writes are ignored
+            break; // of features that are not advertised: PRI queue, ATOS, AGBPA
         }
         return effect;
     }

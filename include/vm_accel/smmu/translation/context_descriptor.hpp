@@ -42,7 +42,7 @@ template <smmu_features F>
                        .context_pointer = get_address<E::S1ContextPtr>(entry)};
 }
 
-/// log2 of a granule's bytes; nullopt for reserved or unimplemented encodings.
+/// log2 of a granule's bytes; nullopt for reserved encodings and granules not offered.
 template <smmu_features F>
 [[nodiscard]] constexpr std::optional<std::uint8_t> granule_of(std::uint64_t encoded,
                                                                bool upper_half) noexcept {
