@@ -21,9 +21,7 @@ public:
     constexpr fixed_text(const char* text) noexcept : fixed_text(std::string_view{text}) {}
 
     constexpr fixed_text& append(std::string_view text) noexcept {
-        const std::size_t room = Capacity - size_;
-        const std::size_t n = text.size() < room ? text.size() : room;
-        std::char_traits<char>::copy(data_ + size_, text.data(), n);
+        const std::size_t n = text.copy(data_ + size_, Capacity - size_);
         size_ = static_cast<std::uint16_t>(size_ + n);
         if (n != text.size()) std::char_traits<char>::assign(data_ + Capacity - 3, 3, '.');
         return *this;
