@@ -130,9 +130,6 @@ public:
         return out;
     }
 
-    [[nodiscard]] bool is_idle() const noexcept {
-        return !has_work() && !writing_.load(std::memory_order_seq_cst);
-    }
     [[nodiscard]] std::uint64_t written() const noexcept {
         return written_.load(std::memory_order_relaxed);
     }

@@ -23,8 +23,6 @@ namespace vm_accel::inline v0::host_error {
         return "the address lies outside the device's window";
     case silent_abort::detached:
         return "the device is detached";
-    case silent_abort::not_memory:
-        return "the address is not memory";
     case silent_abort::bad_access:
         return "the access is empty";
     }

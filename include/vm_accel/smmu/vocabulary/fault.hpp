@@ -17,7 +17,6 @@ enum class silent_abort : std::uint8_t {
     gbpa_abort,     ///< SMMUEN = 0 and GBPA.ABORT = 1
     outside_window, ///< the output lies outside the VMM's window for the device
     detached,       ///< the device is no longer attached
-    not_memory,     ///< the output is neither RAM nor a place that takes this access
     bad_access,     ///< empty access, or one that wraps the address space
 };
 
