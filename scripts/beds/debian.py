@@ -128,23 +128,34 @@ class Archive:
         self._apt("apt-get", "update")
         stamp.touch()
 
+    def _dependencies(self, packages, *how):
+        """{package: its direct dependencies}, all alternatives of each."""
+        out = self._apt("apt-cache", "depends", "--no-recommends", "--no-suggests", *how,
+                        "--no-conflicts", "--no-breaks", "--no-replaces", "--no-enhances",
+                        *packages)
+        found, names = {}, []
+        for line in out.splitlines():
+            if not line.startswith((" ", "<")):
+                names = found.setdefault(line.strip(), [])
+            elif re.match(r"\s*\|?(Pre)?Depends:", line):
+                names.append(line.split(":", 1)[1].strip())
+        return found
+
     def dependencies(self, package):
-        """Direct dependencies of `package`, first alternative of each."""
-        out = self._apt("apt-cache", "depends", "--no-recommends", "--no-suggests",
-                        "--no-conflicts", "--no-breaks", "--no-replaces", "--no-enhances", package)
-        return [line.split(":", 1)[1].strip() for line in out.splitlines()
-                if re.match(r"\s*\|?(Pre)?Depends:", line)]
+        """Direct dependencies of `package`, all alternatives of each."""
+        return self._dependencies([package]).get(package, [])
 
     def closure(self, packages, without=()):
         """`packages` and all they need, except names that match one of `without`."""
         excluded = re.compile("|".join(without)) if without else None
+        known = self._dependencies(packages, "--recurse")
         found, waiting = [], list(packages)
         while waiting:
             name = waiting.pop(0)
             if name in found or name.startswith("<") or (excluded and excluded.fullmatch(name)):
                 continue
             found.append(name)
-            waiting += self.dependencies(name)
+            waiting += known.get(name, [])
         return found
 
     def download(self, packages):
