@@ -8,6 +8,8 @@
 
 #include <vm_accel/smmu/caches/context_table.hpp>
 #include <vm_accel/smmu/vocabulary/fault.hpp>
+#include <vm_accel/smmu/vocabulary/memory_attributes.hpp>
+#include <vm_accel/smmu/vocabulary/regimes.hpp>
 
 #include <array>
 #include <atomic>
@@ -19,49 +21,52 @@
 
 namespace vm_accel::inline v0 {
 
-/// One half of a stage-1 input space: what TTB0 or TTB1 translates.
-struct stage1_half {
-    std::uint64_t table = 0;      ///< address of the first-level table
-    std::uint8_t input_bits = 48; ///< 64 - TxSZ
-    std::uint8_t granule_bits = 12;
-    bool enabled = false;          ///< EPD clear
-    bool ignore_top_byte = false;  ///< TBI
-    bool flat_permissions = false; ///< HAD: table attributes are ignored
-};
-
-/// A stage-1 translation regime, decoded from a CD (IHI 0070, 5.4).
-struct stage1_regime {
-    std::array<stage1_half, 2> half{};
-    std::uint8_t output_bits = 44;        ///< effective IPS
-    bool access_flag_ignored = false;     ///< AFFD
-    bool write_execute_never = false;     ///< WXN
-    bool privileged_access_never = false; ///< PAN
-};
-
 /// How a stream's transactions are handled.
 enum class stream_mode : std::uint8_t {
     abort,     ///< refused, without an event
     bypass,    ///< the output is the input
-    translate, ///< stage 1
+    translate, ///< stage 1, stage 2 or both
 };
 
 /// A stream's decoded configuration. What a hit reads is on its first cache line.
 struct alignas(64) stream_configuration {
     stream_mode mode = stream_mode::abort;
     silent_abort why = silent_abort::ste_abort; ///< for mode abort
-    bool record_faults = true;                  ///< CD.R
+    bool record_stage1_faults = true;           ///< CD.R
+    bool record_stage2_faults = true;           ///< STE.S2R, and address sizes in bypass
+    bool stall_stage1_faults = false;           ///< CD.S, without STE.S1STALLD
+    bool stall_stage2_faults = false;           ///< STE.S2S
+    bool quiet_stage1_faults = false;           ///< CD.A = 0
+    bool is_substream = false;                  ///< made for accesses with this SubstreamID
+    substream_id substream{};
+    /// STE.PRIVCFG and INSTCFG, on bit 1 (privileged) and bit 2 (instruction).
+    std::uint8_t attributes_kept = 0b110;
+    std::uint8_t attributes_forced = 0;
     /// Null = nothing of this configuration may be cached.
     const translation_context* context = nullptr;
     pa_range window{};
-    stage1_regime stage1{};
+    translation_regimes regimes{};
+    /// What an access has before translation, STE overrides included.
+    memory_attributes incoming{};
     context_identity identity{};
+
+    /// The bit of `permissions` that an access needs, after STE overrides.
+    [[nodiscard]] constexpr unsigned needed(const transaction& asked) const noexcept {
+        const unsigned attributes =
+            (((asked.privileged ? 0b010U : 0U) | (asked.instruction ? 0b100U : 0U)) &
+             attributes_kept) |
+            attributes_forced;
+        return permissions::needed(asked.kind, (attributes & 0b010) != 0,
+                                   (attributes & 0b100) != 0);
+    }
 
     /// The address as the TLB and the walker see it: without an ignored top byte.
     [[nodiscard]] std::uint64_t canonical(std::uint64_t address) const noexcept {
-        if (!stage1.half[0].ignore_top_byte && !stage1.half[1].ignore_top_byte) return address;
+        const auto& half = regimes.stage1.half;
+        if (!half[0].ignore_top_byte && !half[1].ignore_top_byte) return address;
         if (mode != stream_mode::translate) return address;
         const bool upper = (address >> 55 & 1) != 0;
-        if (!stage1.half[upper ? 1 : 0].ignore_top_byte) return address;
+        if (!half[upper ? 1 : 0].ignore_top_byte) return address;
         constexpr std::uint64_t top_byte = std::uint64_t{0xff} << 56;
         return upper ? address | top_byte : address & ~top_byte;
     }
@@ -71,6 +76,7 @@ struct alignas(64) stream_configuration {
 struct translation_subject {
     stream_id stream{};
     pa_range window{};
+    memory_attributes incoming{};      ///< of the device's accesses
     bool managed = false;              ///< the STE is ignored, the window is seen one to one
     std::atomic<bool> detached{false}; ///< refuse everything from now on
 };

@@ -26,7 +26,7 @@ namespace vm_accel::inline v0 {
 struct context_identity {
     translation_tag tag{};
     pa_range window{};
-    std::array<std::uint64_t, 5> parameters{}; ///< decoded STE and CD bits, table bases
+    std::array<std::uint64_t, 8> parameters{}; ///< decoded STE and CD bits, table bases
 
     friend constexpr bool operator==(const context_identity&, const context_identity&) = default;
 };

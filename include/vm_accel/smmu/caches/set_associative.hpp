@@ -44,9 +44,10 @@ public:
         const std::uint64_t output = s.way[at.way].output.load(std::memory_order_relaxed);
         tlb_hit hit;
         hit.host = s.way[at.way].host.load(std::memory_order_relaxed);
-        hit.output = output & ~low_bits;
+        hit.output = output & address_bits;
         hit.allowed = permissions{static_cast<unsigned>(output & 0x3f)};
         hit.size_log2 = static_cast<std::uint8_t>(at.size_log2);
+        hit.attributes = memory_attributes::unpacked(output >> 52);
         std::atomic_thread_fence(std::memory_order_acquire);
         if (s.sequence.load(std::memory_order_relaxed) != at.before || (at.before & busy) != 0) {
             return std::nullopt;
@@ -101,6 +102,7 @@ public:
 
 private:
     static constexpr std::uint64_t low_bits = 0xfff;
+    static constexpr std::uint64_t address_bits = 0x000f'ffff'ffff'f000; ///< of an output
     // Of a set's sequence word; the count is above them.
     static constexpr std::uint64_t busy = 1;
     static constexpr std::uint64_t clear_wanted = 2;
@@ -110,7 +112,7 @@ private:
     struct alignas(32) way_data {
         std::atomic<std::uint64_t> context{0};
         std::atomic<std::byte*> host{nullptr};
-        std::atomic<std::uint64_t> output{0}; ///< output and permissions
+        std::atomic<std::uint64_t> output{0}; ///< attributes, output, permissions
         std::atomic<std::uint64_t> tag{0};    ///< what invalidations match
     };
     struct alignas(64) set {
@@ -248,7 +250,9 @@ private:
         s.address[w].store(address_word(entry.base, entry.size_log2), order);
         s.way[w].context.store(entry.context, order);
         s.way[w].host.store(entry.host, order);
-        s.way[w].output.store((entry.output & ~low_bits) | entry.allowed.bits(), order);
+        s.way[w].output.store(std::uint64_t{entry.attributes.packed()} << 52 |
+                                  (entry.output & address_bits) | entry.allowed.bits(),
+                              order);
         s.way[w].tag.store(tag_word(entry), order);
     }
 

@@ -4,6 +4,7 @@
 #include <vm_accel/core/address.hpp>
 #include <vm_accel/smmu/vocabulary/access.hpp>
 #include <vm_accel/smmu/vocabulary/invalidation.hpp>
+#include <vm_accel/smmu/vocabulary/memory_attributes.hpp>
 
 #include <concepts>
 #include <cstddef>
@@ -26,6 +27,7 @@ struct tlb_hit {
     std::uint64_t output = 0;  ///< physical address of the entry's first byte
     permissions allowed{};
     std::uint8_t size_log2 = 12;
+    memory_attributes attributes{};
 };
 
 /// One finished translation of 2^size_log2 bytes.
@@ -43,6 +45,7 @@ struct tlb_entry {
     std::uint8_t size_log2 = 12;
     std::uint8_t guest_size_log2 = 12;
     bool global = false;
+    memory_attributes attributes{};
 
     /// First input address of the guest's page.
     [[nodiscard]] constexpr std::uint64_t guest_base() const noexcept {

@@ -42,7 +42,7 @@ namespace vm_accel::inline v0 {
         set<R::S2>(record, f.stage2 ? 1 : 0);
         set<R::CLASS>(record, static_cast<std::uint64_t>(f.cls));
         set<R::InputAddr>(record, raw(f.access_made.address));
-        if (f.stage2) set<R::IPA>(record, f.fetch_address >> R::IPA::low);
+        if (f.stage2) set<R::IPA>(record, f.ipa >> R::IPA::low);
         break;
     case F_WALK_EABT:
         attributes();

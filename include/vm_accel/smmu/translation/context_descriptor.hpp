@@ -37,7 +37,6 @@ template <smmu_features F>
     if (stage2 || (stage1 && !F.stage1)) return std::nullopt;
     if (!stage1) return stream_plan{.what = stream_plan::kind::bypass};
     // Without SubstreamIDs S1CDMax is ignored, without Hyp so is STRW (5.2).
-    static_assert(F.substream_bits == 0 && !F.hyp);
     return stream_plan{.what = stream_plan::kind::stage1,
                        .context_pointer = get_address<E::S1ContextPtr>(entry)};
 }
@@ -76,7 +75,7 @@ decode_cd(const spec::cd& context, stream_configuration& out) noexcept {
     const unsigned asked = spec::output_address_bits(get<C::IPS>(context));
     const unsigned output_bits = asked == 0 || asked > F.output_bits ? F.output_bits : asked;
 
-    stage1_regime& regime = out.stage1;
+    stage1_regime& regime = out.regimes.stage1;
     regime = {};
     regime.output_bits = static_cast<std::uint8_t>(output_bits);
     regime.access_flag_ignored = get<C::AFFD>(context) != 0;
@@ -107,7 +106,8 @@ decode_cd(const spec::cd& context, stream_configuration& out) noexcept {
     if (!lower_ok || !upper_ok) return bad;
 
     out.mode = stream_mode::translate;
-    out.record_faults = get<C::R>(context) != 0;
+    out.regimes.stage1_enabled = true;
+    out.record_stage1_faults = get<C::R>(context) != 0;
     out.identity.tag = {stream_world::ns_el1, vmid{0},
                         asid{static_cast<std::uint16_t>(get<C::ASID>(context))}};
     // Everything of the CD that decides a translation; MAIR and the walk
@@ -117,7 +117,12 @@ decode_cd(const spec::cd& context, stream_configuration& out) noexcept {
                                       C::ASET::mask;
     out.identity.parameters = {context.word[0].value() & ~without,
                                context.word[1].value() & (C::TTB0::mask | C::HAD0::mask),
-                               context.word[2].value() & (C::TTB1::mask | C::HAD1::mask), 0, 0};
+                               context.word[2].value() & (C::TTB1::mask | C::HAD1::mask),
+                               0,
+                               0,
+                               0,
+                               0,
+                               0};
     return std::nullopt;
 }
 

@@ -6,9 +6,10 @@
 #pragma once
 
 #include <vm_accel/core/address.hpp>
-#include <vm_accel/smmu/caches/configuration_cache.hpp>
+#include <vm_accel/smmu/translation/walk.hpp>
 #include <vm_accel/smmu/vocabulary/access.hpp>
-#include <vm_accel/smmu/vocabulary/fault.hpp>
+#include <vm_accel/smmu/vocabulary/features.hpp>
+#include <vm_accel/smmu/vocabulary/regimes.hpp>
 #include <vm_accel/spec/descriptors.hpp>
 #include <vm_accel/spec/events.hpp>
 
@@ -16,25 +17,6 @@
 #include <optional>
 
 namespace vm_accel::inline v0 {
-
-/// Where a walk ended: a leaf, or an event.
-struct walk_result {
-    std::optional<spec::event_id> event{}; ///< set = the walk faulted
-    std::uint64_t fetch_address = 0;       ///< F_WALK_EABT: the descriptor's address
-    std::uint64_t input_base = 0;          ///< first input address of the leaf
-    std::uint64_t output_base = 0;         ///< first output address of the leaf
-    std::uint8_t size_log2 = 12;           ///< log2 of the leaf's bytes
-    permissions allowed{};
-    bool global = false;
-
-    [[nodiscard]] static constexpr walk_result fault(spec::event_id id,
-                                                     std::uint64_t address = 0) noexcept {
-        walk_result r;
-        r.event = id;
-        r.fetch_address = address;
-        return r;
-    }
-};
 
 /// Attributes that table descriptors impose on what lies below them.
 struct table_limits {
@@ -141,6 +123,19 @@ template <class Fetch>
         index =
             input >> spec::covered_bits(granule, level + 1) & ((std::uint64_t{1} << stride) - 1);
     }
+}
+
+/// Walks both stages for an access and checks its permission. Never throws, at
+/// most 4 x 5 + 4 fetches; a fetch that fails is F_WALK_EABT.
+template <smmu_features F, table_access Tables>
+[[nodiscard]] walk_result walk_tables(const translation_regimes& regimes,
+                                      const walk_request& request, Tables& tables) noexcept {
+    walk_result leaf = walk_stage1(regimes.stage1, request.address,
+                                   [&](std::uint64_t at) noexcept { return tables.load(at); });
+    if (!leaf.event && !leaf.allowed.allow(request.needed)) {
+        leaf.event = spec::event_id::F_PERMISSION;
+    }
+    return leaf;
 }
 
 } // namespace vm_accel::inline v0

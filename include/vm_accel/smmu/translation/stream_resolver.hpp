@@ -17,6 +17,11 @@ struct resolve_fault {
     spec::event_id event{};
     std::uint64_t fetch_address = 0;
     bool record = true;
+    // Of a stage-2 fault on the way to a CD:
+    bool stage2 = false;
+    spec::fault_class cls = spec::fault_class::CD;
+    std::uint64_t ipa = 0;
+    bool may_stall = false;
 };
 
 /// A stream that passes untranslated within its window. `record`: whether an
@@ -24,7 +29,7 @@ struct resolve_fault {
 [[nodiscard]] constexpr stream_configuration untranslated(stream_world world, pa_range window,
                                                           bool record) noexcept {
     stream_configuration c;
-    c.record_faults = record;
+    c.record_stage1_faults = record;
     c.mode = stream_mode::bypass;
     c.window = window;
     c.identity = {.tag = {world, vmid{0}, asid{0}}, .window = window, .parameters = {}};
@@ -53,10 +58,11 @@ resolve_stream(const Memory& memory, const stream_table_registers& registers, st
     if (ste.event) {
         const bool record =
             *ste.event != spec::event_id::C_BAD_STREAMID || registers.record_bad_stream_id;
-        return resolve_fault{*ste.event, ste.fetch_address, record};
+        return resolve_fault{
+            .event = *ste.event, .fetch_address = ste.fetch_address, .record = record};
     }
     const std::optional<stream_plan> plan = plan_stream<F>(ste.value);
-    if (!plan) return resolve_fault{spec::event_id::C_BAD_STE, 0, true};
+    if (!plan) return resolve_fault{.event = spec::event_id::C_BAD_STE};
     switch (plan->what) {
     case stream_plan::kind::abort:
         out = refused_stream(silent_abort::ste_abort);
@@ -67,12 +73,13 @@ resolve_stream(const Memory& memory, const stream_table_registers& registers, st
     case stream_plan::kind::stage1: {
         spec::cd context;
         if (!fetch_structure(memory, plan->context_pointer, context)) {
-            return resolve_fault{spec::event_id::F_CD_FETCH, plan->context_pointer, true};
+            return resolve_fault{.event = spec::event_id::F_CD_FETCH,
+                                 .fetch_address = plan->context_pointer};
         }
         out = {};
         out.window = window;
         out.identity.window = window;
-        if (const auto bad = decode_cd<F>(context, out)) return resolve_fault{*bad, 0, true};
+        if (const auto bad = decode_cd<F>(context, out)) return resolve_fault{.event = *bad};
         break;
     }
     }

@@ -39,8 +39,7 @@ public:
         const translation_context& context = *configuration->context;
         const std::optional<tlb_hit> hit =
             tlb.lookup({address, context.tag(), context.page_sizes()});
-        if (!hit || !hit->allowed.allow(permissions::needed(asked.kind, asked.privileged,
-                                                            asked.instruction))) [[unlikely]]
+        if (!hit || !hit->allowed.allow(needed_by(*configuration, asked))) [[unlikely]]
             return std::nullopt;
         counters.hits.add();
         const std::uint64_t size = std::uint64_t{1} << hit->size_log2;
@@ -78,17 +77,14 @@ public:
         }
 
         const std::uint64_t address = configuration->canonical(raw(asked.address));
-        const unsigned needed =
-            permissions::needed(asked.kind, asked.privileged, asked.instruction);
+        const unsigned needed = needed_by(*configuration, asked);
         if (configuration->context != nullptr) [[likely]] {
             const translation_context& context = *configuration->context;
             const auto hit = tlb_.lookup({address, context.tag(), context.page_sizes()});
-            if (hit) [[likely]] {
+            // An entry that does not allow it is no answer: the tables know which stage
+            // refuses, and whether a flag is to be set first.
+            if (hit && hit->allowed.allow(needed)) [[likely]] {
                 counters.hits.add();
-                if (!hit->allowed.allow(needed)) [[unlikely]] {
-                    return refuse_walk(subject, asked, *configuration,
-                                       walk_result::fault(spec::event_id::F_PERMISSION), fault);
-                }
                 const std::uint64_t size = std::uint64_t{1} << hit->size_log2;
                 return deliver(*hit, address & (size - 1), size, asked.length);
             }
@@ -109,7 +105,7 @@ public:
             return refuse(subject, asked, configuration.why, fault);
         }
         return miss(subject, configuration, asked, configuration.canonical(raw(asked.address)),
-                    permissions::needed(asked.kind, asked.privileged, asked.instruction), fault);
+                    needed_by(configuration, asked), fault, false);
     }
 
 private:
@@ -129,8 +125,8 @@ private:
     /// the tag, and both before the first descriptor is read.
     [[nodiscard]] outcome miss(const translation_subject& subject,
                                const stream_configuration& configuration, const transaction& asked,
-                               std::uint64_t address, unsigned needed,
-                               translation_fault& fault) noexcept {
+                               std::uint64_t address, unsigned needed, translation_fault& fault,
+                               bool updates = true) noexcept {
         const translation_context* const context = configuration.context;
         const fill_ticket ticket = tlb_.begin_fill({address, 0, 0});
         const std::uint64_t tag = context != nullptr ? context->tag() : 0;
@@ -143,14 +139,12 @@ private:
                 leaf.size_log2 = static_cast<std::uint8_t>(F.output_bits);
                 leaf.allowed = permissions::all();
                 leaf.global = true;
+                leaf.attributes = configuration.incoming;
             }
         } else {
-            leaf = walk_stage1(configuration.stage1, address, [this](std::uint64_t at) noexcept {
-                return memory_.load64(pa{at});
-            });
-        }
-        if (!leaf.event && !leaf.allowed.allow(needed)) {
-            leaf.event = spec::event_id::F_PERMISSION;
+            guest_tables tables{memory_, updates};
+            leaf = walk_tables<F>(configuration.regimes, {address, needed, configuration.incoming},
+                                  tables);
         }
         if (leaf.event) return refuse_walk(subject, asked, configuration, leaf, fault);
 
@@ -159,6 +153,7 @@ private:
         if (refused != silent_abort::none) return refuse(subject, asked, refused, fault);
         entry.allowed = leaf.allowed;
         entry.global = leaf.global;
+        entry.attributes = leaf.attributes;
         // Untranslated addresses have no page of the guest's that could go as one.
         entry.guest_size_log2 =
             configuration.mode == stream_mode::bypass ? entry.size_log2 : leaf.size_log2;
@@ -169,7 +164,7 @@ private:
             context->note_page_size(entry.size_log2);
             tlb_.fill(ticket, entry);
         }
-        return deliver({entry.host, entry.output, entry.allowed, entry.size_log2},
+        return deliver({entry.host, entry.output, entry.allowed, entry.size_log2, entry.attributes},
                        address & (size - 1), size, asked.length);
     }
 
@@ -214,8 +209,8 @@ private:
         const std::uint64_t usable = std::min(length, size - offset);
         const pa address{hit.output + offset};
         if (hit.host == nullptr) [[unlikely]]
-            return outcome::mmio(address, usable);
-        return outcome::span(hit.host + offset, usable, address);
+            return outcome::mmio(address, usable, hit.attributes);
+        return outcome::span(hit.host + offset, usable, address, hit.attributes);
     }
 
     [[nodiscard]] static outcome refuse(const translation_subject& subject,
@@ -236,6 +231,10 @@ private:
         fault.access_made = asked;
         fault.fetch_address = why.fetch_address;
         fault.record = why.record;
+        fault.stage2 = why.stage2;
+        fault.cls = why.cls;
+        fault.ipa = why.ipa;
+        fault.may_stall = why.may_stall;
         return outcome::refused(why.event, silent_abort::none);
     }
     [[nodiscard]] static outcome refuse_walk(const translation_subject& subject,
@@ -243,13 +242,29 @@ private:
                                              const stream_configuration& configuration,
                                              const walk_result& walk,
                                              translation_fault& fault) noexcept {
-        // CD.R decides the four faults of a walk; an external abort is recorded anyway.
+        // CD.R and STE.S2R decide the four faults of a walk; an external abort is
+        // recorded anyway, and never stalls.
         const bool abort = *walk.event == spec::event_id::F_WALK_EABT;
-        const resolve_fault why{*walk.event, walk.fetch_address,
-                                abort || configuration.record_faults};
+        const bool record =
+            walk.stage2 ? configuration.record_stage2_faults : configuration.record_stage1_faults;
+        const bool stall =
+            walk.stage2 ? configuration.stall_stage2_faults : configuration.stall_stage1_faults;
+        const resolve_fault why{.event = *walk.event,
+                                .fetch_address = walk.fetch_address,
+                                .record = abort || record,
+                                .stage2 = walk.stage2,
+                                .cls = abort ? spec::fault_class::TT : walk.cls,
+                                .ipa = walk.ipa,
+                                .may_stall = !abort && stall};
         const outcome answer = refuse(subject, asked, why, fault);
-        if (abort) fault.cls = spec::fault_class::TT;
+        fault.table_write = walk.table_write;
+        fault.quiet = !abort && !walk.stage2 && configuration.quiet_stage1_faults;
         return answer;
+    }
+    [[nodiscard]] static constexpr unsigned needed_by(const stream_configuration& configuration,
+                                                      const transaction& asked) noexcept {
+        if constexpr (F.permission_overrides) return configuration.needed(asked);
+        return permissions::needed(asked.kind, asked.privileged, asked.instruction);
     }
 
     Tlb& tlb_;

@@ -19,6 +19,9 @@ struct transaction {
     access kind = access::read;
     bool privileged = false;
     bool instruction = false;
+    bool has_substream = false; ///< SSV: the access carries a SubstreamID
+    bool translated = false;    ///< the address came from an ATS translation
+    substream_id substream{};   ///< meaningful with has_substream
 };
 
 /// Which accesses a translation permits: one bit per kind of access.

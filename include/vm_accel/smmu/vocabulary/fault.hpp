@@ -26,12 +26,18 @@ struct translation_fault {
     silent_abort silent = silent_abort::none;
     spec::fault_class cls = spec::fault_class::IN;
     bool stage2 = false;
-    bool record = true; ///< whether an event record is to be written (CD.R and friends)
+    bool record = true;          ///< whether an event record is to be written (CD.R and friends)
+    bool may_stall = false;      ///< CD.S or STE.S2S: the access may wait for CMD_RESUME
+    bool quiet = false;          ///< CD.A = 0: the device sees zeros, and its writes vanish
+    bool table_write = false;    ///< class TT: the table access was an update of flags
+    bool stalled = false;        ///< recorded with STALL = 1 and `stall_tag`
+    std::uint16_t stall_tag = 0; ///< STAG
     stream_id stream{};
     substream_id substream{};
     bool substream_valid = false;
     transaction access_made{};
-    std::uint64_t fetch_address = 0; ///< of the structure whose fetch failed, or the IPA
+    std::uint64_t fetch_address = 0; ///< of the structure whose fetch failed
+    std::uint64_t ipa = 0;           ///< of a stage-2 fault
     std::uint8_t reason = 0;
 
     [[nodiscard]] constexpr bool has_event() const noexcept {

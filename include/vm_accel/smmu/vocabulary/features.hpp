@@ -8,38 +8,107 @@
 
 namespace vm_accel::inline v0 {
 
-/// Widths and capabilities. Sizes are in bits unless said otherwise.
+/// Widths and capabilities, named as in the ID registers where they have a name
+/// there. Sizes are in bits unless said otherwise.
 struct smmu_features {
+    // Translation.
     bool stage1 = true;
     bool stage2 = false;
     bool granule_4k = true;
     bool granule_16k = false;
     bool granule_64k = false;
-    unsigned output_bits = 44;   ///< OAS: 32, 36, 40, 42, 44 or 48
+    unsigned output_bits = 44; ///< OAS: 32, 36, 40, 42, 44, 48 or 52
+    bool vax52 = false;        ///< IDR5.VAX: 52-bit input addresses with 64 KiB granules
+    bool ds = false;           ///< IDR5.DS: 52-bit addresses with 4 and 16 KiB granules
+    bool stt = false;          ///< IDR3.STT: small translation tables, TxSZ up to 48
+    bool mixed_endian = false; ///< IDR0.TTENDIAN: big-endian tables too
+    unsigned bbml = 0;         ///< IDR3.BBML: break-before-make level 0 to 2
+    // Permissions and attributes.
+    unsigned httu = 0; ///< IDR0.HTTU: 1 access flag, 2 access flag and dirty state
+    bool hierarchical_attribute_disable = true; ///< IDR3.HAD
+    bool xnx = false;                           ///< IDR3.XNX
+    bool e0pd = false;                          ///< IDR3.E0PD
+    bool epan = false;                          ///< IDR3.EPAN
+    bool permission_overrides = false;          ///< IDR1.ATTR_PERMS_OVR: PRIVCFG, INSTCFG
+    bool type_overrides = false;                ///< IDR1.ATTR_TYPES_OVR: MTCFG, SHCFG, ALLOCCFG
+    // Streams.
     unsigned stream_bits = 16;   ///< IDR1.SIDSIZE, at most 32
     unsigned substream_bits = 0; ///< IDR1.SSIDSIZE, at most 20
-    unsigned command_queue_log2 = 19;
-    unsigned event_queue_log2 = 19;
     bool two_level_stream_table = true;
+    bool two_level_cd_table = false; ///< IDR0.CD2L
     bool asid16 = true;
     bool vmid16 = false;
-    bool range_invalidation = true;
-    bool hierarchical_attribute_disable = true;
-    bool hyp = false;
+    bool hyp = false;     ///< IDR0.Hyp: NS-EL2 streams, with and without E2H
+    bool mpam = false;    ///< IDR3.MPAM: PARTIDs, and the VMS that maps a VM's
     bool coherent = true; ///< IDR0.COHACC
+    // Queues, faults and interrupts.
+    unsigned command_queue_log2 = 19;
+    unsigned event_queue_log2 = 19;
+    unsigned page_request_queue_log2 = 0; ///< IDR1.PRIQS
+    bool range_invalidation = true;       ///< IDR3.RIL
+    bool stalls = false;                  ///< IDR0.STALL_MODEL = 0b00: faults may stall
+    bool quiet_termination = false; ///< IDR0.TERM_MODEL = 0: CD.A = 0, read as zero, ignore writes
+    bool ats = false;
+    bool pri = false;
+    bool msi = false;
+    bool atos = false;
+    unsigned ecmdq_log2 = 0;           ///< enhanced command queues per page, 0 = none
+    unsigned performance_counters = 0; ///< of the PMCG, 0 = none, at most 64
 
     /// Whether a feature set is one that this library can be built with.
     [[nodiscard]] constexpr bool is_consistent() const noexcept {
         const bool known_size = output_bits == 32 || output_bits == 36 || output_bits == 40 ||
-                                output_bits == 42 || output_bits == 44 || output_bits == 48;
-        const bool implemented = stage1 && granule_4k && !granule_16k && !granule_64k && !stage2 &&
-                                 !hyp && !vmid16 && substream_bits == 0;
-        return known_size && implemented && stream_bits >= 1 && stream_bits <= 32 &&
-               command_queue_log2 <= 19 && event_queue_log2 <= 19;
+                                output_bits == 42 || output_bits == 44 || output_bits == 48 ||
+                                output_bits == 52;
+        const bool translation = (stage1 || stage2) && (granule_4k || granule_16k || granule_64k) &&
+                                 known_size && bbml <= 2 && httu <= 2 &&
+                                 (!ds || granule_4k || granule_16k) && (!vax52 || granule_64k);
+        const bool streams = stream_bits >= 1 && stream_bits <= 32 && substream_bits <= 20 &&
+                             (substream_bits == 0 || stage1) && (!hyp || stage1) &&
+                             (!mpam || stage2);
+        const bool queues = command_queue_log2 <= 19 && event_queue_log2 <= 19 &&
+                            page_request_queue_log2 <= 19 && (!pri || ats) && ecmdq_log2 <= 8 &&
+                            performance_counters <= 64;
+        return translation && streams && queues;
     }
 };
 
 /// Stage 1 with 4 KiB pages: what an ordinary guest driver needs.
 inline constexpr smmu_features stage1_features{};
+
+/// Everything that this library implements.
+inline constexpr smmu_features full_features{
+    .stage2 = true,
+    .granule_16k = true,
+    .granule_64k = true,
+    .output_bits = 52,
+    .vax52 = true,
+    .ds = true,
+    .stt = true,
+    .mixed_endian = true,
+    .bbml = 2,
+    .httu = 2,
+    .xnx = true,
+    .e0pd = true,
+    .epan = true,
+    .permission_overrides = true,
+    .type_overrides = true,
+    .stream_bits = 32,
+    .substream_bits = 20,
+    .two_level_cd_table = true,
+    .vmid16 = true,
+    .hyp = true,
+    .mpam = true,
+    .page_request_queue_log2 = 19,
+    .stalls = true,
+    .quiet_termination = true,
+    .ats = true,
+    .pri = true,
+    .msi = true,
+    .atos = true,
+    .ecmdq_log2 = 2,
+    .performance_counters = 8,
+};
+static_assert(stage1_features.is_consistent() && full_features.is_consistent());
 
 } // namespace vm_accel::inline v0

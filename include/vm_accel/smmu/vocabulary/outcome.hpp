@@ -4,6 +4,7 @@
 #include <vm_accel/core/address.hpp>
 #include <vm_accel/smmu/vocabulary/access.hpp>
 #include <vm_accel/smmu/vocabulary/fault.hpp>
+#include <vm_accel/smmu/vocabulary/memory_attributes.hpp>
 
 #include <cstddef>
 #include <cstdint>
@@ -24,18 +25,21 @@ struct stall_ticket {
 class outcome {
 public:
     /// `bytes` bytes of host memory at `host`, backing guest memory at `address`.
-    [[nodiscard]] static constexpr outcome span(std::byte* host, std::uint64_t bytes,
-                                                pa address) noexcept {
+    [[nodiscard]] static constexpr outcome span(std::byte* host, std::uint64_t bytes, pa address,
+                                                memory_attributes attributes = {}) noexcept {
         outcome o;
         o.host_ = host;
+        o.attributes_ = attributes;
         o.length_ = bytes;
         o.address_ = address;
         o.kind_ = kind::span;
         return o;
     }
     /// The access goes to something that is not RAM, at `address`.
-    [[nodiscard]] static constexpr outcome mmio(pa address, std::uint64_t bytes) noexcept {
+    [[nodiscard]] static constexpr outcome mmio(pa address, std::uint64_t bytes,
+                                                memory_attributes attributes = {}) noexcept {
         outcome o;
+        o.attributes_ = attributes;
         o.length_ = bytes;
         o.address_ = address;
         o.kind_ = kind::mmio;
@@ -69,6 +73,8 @@ public:
     }
     /// Physical address of a span or register.
     [[nodiscard]] constexpr pa address() const noexcept { return address_; }
+    /// Memory type and shareability of a span or register.
+    [[nodiscard]] constexpr memory_attributes attributes() const noexcept { return attributes_; }
     /// The event of a fault; meaningful when why() is none.
     [[nodiscard]] constexpr spec::event_id event() const noexcept { return event_; }
     /// Why a fault raised no event; none if it is an architectural one.
@@ -86,6 +92,7 @@ private:
     kind kind_ = kind::fault;
     silent_abort silent_ = silent_abort::none;
     spec::event_id event_{};
+    memory_attributes attributes_{};
 };
 
 static_assert(std::is_trivially_copyable_v<outcome>);
