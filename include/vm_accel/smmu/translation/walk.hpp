@@ -33,7 +33,8 @@ struct walk_result {
     std::uint64_t input_base = 0;    ///< first input address of the leaf
     std::uint64_t output_base = 0;   ///< first output address of the leaf
     std::uint8_t size_log2 = 12;     ///< log2 of the bytes that this answer covers
-    permissions allowed{};           ///< what later accesses may do without a walk
+    std::int8_t level = 0; ///< of the descriptor that ended it, in its stage; 0 = none was read
+    permissions allowed{}; ///< what later accesses may do without a walk
     bool global = false;
     memory_attributes attributes{};
 
