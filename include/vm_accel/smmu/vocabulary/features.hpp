@@ -47,7 +47,7 @@ struct smmu_features {
     unsigned page_request_queue_log2 = 0; ///< IDR1.PRIQS
     bool range_invalidation = true;       ///< IDR3.RIL
     bool stalls = false;                  ///< IDR0.STALL_MODEL = 0b00: faults may stall
-    unsigned stall_max = 0;               ///< IDR5.STALL_MAX: accesses stalled at a time
+    unsigned stall_max = 64;              ///< IDR5.STALL_MAX: accesses stalled at a time
     bool quiet_termination = false; ///< IDR0.TERM_MODEL = 0: CD.A = 0, read as zero, ignore writes
     bool ats = false;
     bool pri = false;
@@ -69,7 +69,7 @@ struct smmu_features {
                              (!mpam || stage2);
         const bool queues = command_queue_log2 <= 19 && event_queue_log2 <= 19 &&
                             page_request_queue_log2 <= 19 && (!pri || ats) && ecmdq_log2 <= 8 &&
-                            (ecmdq_log2 == 0 || (msi && coherent)) && stalls == (stall_max != 0) &&
+                            (ecmdq_log2 == 0 || (msi && coherent)) && stall_max >= 1 &&
                             stall_max <= 0xffff && performance_counters <= 64;
         return translation && streams && queues;
     }
@@ -103,7 +103,6 @@ inline constexpr smmu_features full_features{
     .mpam = true,
     .page_request_queue_log2 = 19,
     .stalls = true,
-    .stall_max = 64,
     .quiet_termination = true,
     .ats = true,
     .pri = true,
