@@ -29,20 +29,36 @@ inline constexpr unsigned last_level = 3;
 static_assert(covered_bits(granule::size_4k, 2) == 21 && covered_bits(granule::size_4k, 0) == 39);
 static_assert(covered_bits(granule::size_16k, 2) == 25 && covered_bits(granule::size_64k, 2) == 29);
 
-/// Whether blocks exist at a level, with addresses of at most 48 bits.
-[[nodiscard]] constexpr bool has_blocks(granule g, int level) noexcept {
-    return level == 2 || (level == 1 && g == granule::size_4k);
-}
+/// How descriptors hold addresses (DDI 0487, D8.3).
+enum class address_form : std::uint8_t {
+    narrow,    ///< bits [47:n]: addresses of at most 48 bits
+    large_64k, ///< 64 KiB granules, 52 bits: bits [51:48] are in [15:12]
+    ds,        ///< 4 and 16 KiB granules, 52 bits: [49:48] in place, [51:50] in [9:8]
+};
 
-/// log2 of the descriptors that one contiguous group has.
+/// Whether blocks exist at a level.
+[[nodiscard]] constexpr bool has_blocks(granule g, int level,
+                                        address_form form = address_form::narrow) noexcept {
+    const int wide = form == address_form::narrow ? 0 : 1;
+    return level == 2 || (g == granule::size_4k ? level == 1 || (level == 0 && wide == 1)
+                                                : level == 1 && wide == 1);
+}
+static_assert(has_blocks(granule::size_4k, 0, address_form::ds) &&
+              has_blocks(granule::size_16k, 1, address_form::ds) &&
+              has_blocks(granule::size_64k, 1, address_form::large_64k) &&
+              !has_blocks(granule::size_4k, 0) && !has_blocks(granule::size_16k, 1) &&
+              !has_blocks(granule::size_64k, 1) && !has_blocks(granule::size_4k, 3));
+
+/// log2 of the descriptors that one contiguous group has; 0 = the bit means
+/// nothing at this level.
 [[nodiscard]] constexpr unsigned contiguous_bits(granule g, int level) noexcept {
     switch (g) {
     case granule::size_4k:
-        return 4;
+        return level >= 1 ? 4 : 0;
     case granule::size_16k:
-        return level == 3 ? 7 : 5;
+        return level == 3 ? 7 : level == 2 ? 5 : 0;
     case granule::size_64k:
-        return 5;
+        return level >= 2 ? 5 : 0;
     }
     return 0;
 }
@@ -99,12 +115,12 @@ struct stage2_leaf {
     using PBHA = field<0, 62, 59>;
 };
 
-/// Bits [47:n] that hold an output or table address, n = page_bits(g). For
-/// 64 KiB granules with 52-bit addresses, bits [15:12] are address bits [51:48].
+/// Bits [47:n] that hold a table address, n = page_bits(g), in the narrow form.
 [[nodiscard]] constexpr std::uint64_t table_address_mask(granule g) noexcept {
     return ((std::uint64_t{1} << 48) - 1) & ~((std::uint64_t{1} << page_bits(g)) - 1);
 }
-/// Bits [47:n] of a block or page at `level` that hold the output address.
+/// Bits [47:n] of a block or page at `level` that hold the output address, in
+/// the narrow form.
 [[nodiscard]] constexpr std::uint64_t output_address_mask(granule g, int level) noexcept {
     return ((std::uint64_t{1} << 48) - 1) & ~((std::uint64_t{1} << covered_bits(g, level)) - 1);
 }
@@ -112,16 +128,26 @@ static_assert(table_address_mask(granule::size_4k) == 0x0000'ffff'ffff'f000);
 static_assert(output_address_mask(granule::size_4k, 2) == 0x0000'ffff'ffe0'0000);
 static_assert(output_address_mask(granule::size_64k, 3) == 0x0000'ffff'ffff'0000);
 
-/// A table, block or page address, with bits [51:48] of the 64 KiB format.
-/// `wide` says that the format has 52-bit addresses.
-[[nodiscard]] constexpr std::uint64_t address_with_high_bits(granule g, std::uint64_t masked,
-                                                             std::uint64_t descriptor,
-                                                             bool wide) noexcept {
-    if (!wide || g != granule::size_64k) return masked;
-    return masked | (field<0, 15, 12>::of(descriptor) << 48);
+/// The address in a descriptor; the lowest `aligned` bits are zero: page_bits()
+/// of a table, covered_bits() of a block or page.
+[[nodiscard]] constexpr std::uint64_t address_in(std::uint64_t descriptor, unsigned aligned,
+                                                 address_form form) noexcept {
+    constexpr std::uint64_t low48 = (std::uint64_t{1} << 48) - 1;
+    constexpr std::uint64_t low50 = (std::uint64_t{1} << 50) - 1;
+    const std::uint64_t above = ~((std::uint64_t{1} << aligned) - 1);
+    switch (form) {
+    case address_form::narrow:
+        break;
+    case address_form::large_64k:
+        return (descriptor & low48 & above) | field<0, 15, 12>::of(descriptor) << 48;
+    case address_form::ds:
+        return (descriptor & low50 & above) | field<0, 9, 8>::of(descriptor) << 50;
+    }
+    return descriptor & low48 & above;
 }
-static_assert(address_with_high_bits(granule::size_64k, 0x10000, 0x1'f003, true) ==
-              0x000f'0000'0001'0000);
+static_assert(address_in(0x8001'ffff'ffff'ffff, 12, address_form::narrow) == 0xffff'ffff'f000);
+static_assert(address_in(0x1'f003, 16, address_form::large_64k) == 0x000f'0000'0001'0000);
+static_assert(address_in(0x0003'0000'0000'1303, 12, address_form::ds) == 0x000f'0000'0000'1000);
 
 // Golden word: a 4 KiB page that Linux maps for a coherent device: read and
 // write, tagged with the ASID, write-back, access flag set.

@@ -11,6 +11,7 @@ struct stage1_half {
     std::uint64_t table = 0;      ///< address of the first-level table
     std::uint8_t input_bits = 48; ///< 64 - TxSZ
     std::uint8_t granule_bits = 12;
+    std::uint8_t shareability = 3; ///< SH0 or SH1: of every page when descriptors have no SH (DS)
     bool enabled = false;          ///< EPD clear
     bool ignore_top_byte = false;  ///< TBI
     bool flat_permissions = false; ///< HAD: table attributes are ignored
@@ -20,18 +21,17 @@ struct stage1_half {
 /// A stage-1 translation regime, decoded from a CD (IHI 0070, 5.4).
 struct stage1_regime {
     std::array<stage1_half, 2> half{};
-    std::uint64_t memory_types = 0;        ///< MAIR
-    std::uint8_t output_bits = 44;         ///< effective IPS
-    bool wide_format = false;              ///< DS: descriptors hold 52-bit addresses
-    bool big_endian = false;               ///< ENDI
-    bool access_flag_ignored = false;      ///< AFFD
-    bool updates_access_flag = false;      ///< HA
-    bool updates_dirty_state = false;      ///< HD, with HA
-    bool write_execute_never = false;      ///< WXN
-    bool user_write_execute_never = false; ///< UWXN
-    bool privileged_access_never = false;  ///< PAN
-    bool enhanced_pan = false;             ///< EPAN: PAN also covers execute-only user pages
-    bool one_privilege = false;            ///< NS-EL2 without E2H: AP[1] and PXN have no meaning
+    std::uint64_t memory_types = 0;       ///< MAIR
+    std::uint8_t output_bits = 44;        ///< effective IPS
+    bool wide_format = false;             ///< DS; nothing to 64 KiB granules
+    bool big_endian = false;              ///< ENDI
+    bool access_flag_ignored = false;     ///< AFFD; nothing with HA
+    bool updates_access_flag = false;     ///< HA
+    bool updates_dirty_state = false;     ///< HD, with HA
+    bool write_execute_never = false;     ///< WXN
+    bool privileged_access_never = false; ///< PAN
+    bool enhanced_pan = false;            ///< EPAN: PAN also covers execute-only user pages
+    bool one_privilege = false;           ///< NS-EL2 without E2H: AP[1] and PXN have no meaning
 };
 
 /// A stage-2 translation regime, decoded from an STE (IHI 0070, 5.2).
@@ -41,6 +41,7 @@ struct stage2_regime {
     std::uint8_t granule_bits = 12;
     std::int8_t start_level = 0;      ///< -1 to 3; the first table may be concatenated
     std::uint8_t output_bits = 44;    ///< effective S2PS
+    std::uint8_t shareability = 3;    ///< S2SH0: of every page when descriptors have no SH (S2DS)
     bool wide_format = false;         ///< S2DS
     bool big_endian = false;          ///< S2ENDI
     bool access_flag_ignored = false; ///< S2AFFD
