@@ -20,6 +20,7 @@
 #include <vm_accel/smmu/host/stream_allocator.hpp>
 #include <vm_accel/smmu/options.hpp>
 #include <vm_accel/smmu/translation/translator.hpp>
+#include <vm_accel/smmu/vocabulary/fault_injection.hpp>
 
 #include <atomic>
 #include <chrono>
@@ -31,6 +32,7 @@
 #include <new>
 #include <optional>
 #include <thread>
+#include <type_traits>
 #include <utility>
 
 namespace vm_accel::inline v0 {
@@ -43,7 +45,10 @@ template <tlb_policy TlbPolicy, stream_allocator StreamAllocator, guest_memory G
 struct smmu_assembly {
     static constexpr smmu_features F = Options::features;
     using quiescence = typename Options::quiescence;
-    using translator_type = translator<F, TlbPolicy, GuestMemory, InterruptSink>;
+    using fault_injection_type = typename Options::fault_injection;
+    /// Memory as the SMMU's own accesses see it.
+    using own_memory_type = smmu_memory<GuestMemory, fault_injection_type>;
+    using translator_type = translator<F, TlbPolicy, own_memory_type, InterruptSink>;
     using guard_slot_type = guard_slot;
     using effects_type = effects;
     using port = dma_port<smmu_assembly>;
@@ -72,6 +77,7 @@ struct smmu_assembly {
             !control.allocate() || !host_grace.allocate(Options::ports)) {
             return host_error::out_of_memory();
         }
+        if constexpr (fault_injection_type::enabled) failing.emplace(*memory, injection);
         // A system without eventfd still has poll().
         (void)deferred.open().has_value();
         initialized.store(true, std::memory_order_release);
@@ -81,8 +87,15 @@ struct smmu_assembly {
         return initialized.load(std::memory_order_acquire);
     }
 
+    [[nodiscard]] own_memory_type& own_memory() noexcept {
+        if constexpr (fault_injection_type::enabled) {
+            return *failing;
+        } else {
+            return *memory;
+        }
+    }
     [[nodiscard]] translator_type translate_by() noexcept {
-        return {tlb, configurations, *memory, *sink};
+        return {tlb, configurations, own_memory(), *sink};
     }
     [[nodiscard]] stream_table_registers stream_registers() const noexcept {
         return {registers.smmu_enabled(), registers.bypass_aborts(),
@@ -96,7 +109,7 @@ struct smmu_assembly {
         };
     }
     [[nodiscard]] effects service() noexcept {
-        return control.service(*memory, emptier(), Options::commands_per_call);
+        return control.service(own_memory(), emptier(), Options::commands_per_call);
     }
 
     // What ports call.
@@ -117,10 +130,14 @@ struct smmu_assembly {
     }
     [[nodiscard]] effects record(const translation_fault& fault) noexcept {
         if (!fault.has_event()) return {};
-        events.push(make_event_record(fault));
+        if (injection.overflows(output_queue::events)) {
+            events.lose();
+        } else {
+            events.push(make_event_record(fault));
+        }
         return drain_events();
     }
-    [[nodiscard]] effects drain_events() noexcept { return events.drain(registers, *memory); }
+    [[nodiscard]] effects drain_events() noexcept { return events.drain(registers, own_memory()); }
     void note_write(pa address, std::uint64_t bytes) noexcept {
         memory->note_write(address, bytes);
     }
@@ -180,7 +197,7 @@ struct smmu_assembly {
     /// Delivers effects. Called with no lock held and no guard of ours open.
     void act(const effects& out) noexcept {
         const auto pulse = [this](bool wanted, wired_interrupt line) noexcept {
-            if (!wanted) return;
+            if (!wanted || injection.drops(line)) return;
             interrupts.fetch_add(1, std::memory_order_relaxed);
             sink->pulse(line);
         };
@@ -235,6 +252,9 @@ struct smmu_assembly {
     attachment_set attachments;
     std::unique_ptr<port_counters[]> counters;
     grace_period host_grace;
+    [[no_unique_address]] fault_injection_type injection;
+    [[no_unique_address]] std::conditional_t<
+        fault_injection_type::enabled, std::optional<own_memory_type>, no_failing_memory> failing;
     os::wakeup deferred;
     std::mutex control_mutex;
     std::mutex host_mutex;

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <vm_accel/smmu/control/quiescence.hpp>
+#include <vm_accel/smmu/vocabulary/fault_injection.hpp>
 #include <vm_accel/smmu/vocabulary/features.hpp>
 
 #include <concepts>
@@ -16,6 +17,8 @@ struct default_smmu_options {
     static constexpr smmu_features features = stage1_features;
     /// Who pays for CMD_SYNC waiting until device threads are done.
     using quiescence = membarrier_quiescence;
+    /// Whether the SMMU's own accesses can be made to fail: planned_faults.
+    using fault_injection = no_fault_injection;
     /// Most dma_ports alive at once.
     static constexpr std::size_t ports = 256;
     /// Decoded configurations kept; streams beyond it work uncached.
@@ -32,6 +35,7 @@ template <class O>
 concept smmu_options = requires {
     { O::features } -> std::convertible_to<smmu_features>;
     requires quiescence_policy<typename O::quiescence>;
+    requires fault_injection<typename O::fault_injection>;
     { O::ports } -> std::convertible_to<std::size_t>;
     { O::configurations } -> std::convertible_to<std::size_t>;
     { O::contexts } -> std::convertible_to<std::size_t>;

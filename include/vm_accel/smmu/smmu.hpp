@@ -84,8 +84,8 @@ public:
     void mmio_write(std::uint64_t offset, unsigned size, std::uint64_t value) noexcept {
         if (!is_initialized()) return;
         auto held = parts_.lock();
-        held.after = parts_.control.write(offset, size, value, *parts_.memory, parts_.emptier(),
-                                          Options::commands_per_call);
+        held.after = parts_.control.write(offset, size, value, parts_.own_memory(),
+                                          parts_.emptier(), Options::commands_per_call);
     }
 
     /// Goes on with deferred work. True = there is more: call again.
@@ -296,6 +296,11 @@ public:
         out.fact("interrupts", total.interrupts);
         out.fact("MSI messages", total.msi_messages);
         out.fact("guards cost a fence", is_quiescence_degraded());
+    }
+    /// Faults on purpose, for tests of a driver: see Options::fault_injection.
+    /// The SMMU's look-ups for translate_dma_addr() count and fail like others.
+    [[nodiscard]] typename Options::fault_injection& fault_injection() noexcept {
+        return parts_.injection;
     }
     /// Whether guards cost a fence because the kernel refused membarrier(2).
     [[nodiscard]] bool is_quiescence_degraded() const noexcept {

@@ -106,6 +106,9 @@ public:
         }
     }
 
+    /// A record is lost, as in an overflow.
+    void lose() noexcept { lost_.fetch_add(1, std::memory_order_seq_cst); }
+
     /// Writes what is staged to the guest's queue, unless another thread is at
     /// it: that one then takes these records too. Takes at most as many as fit
     /// into staging; effects::drain_events = there are more, come again with a
