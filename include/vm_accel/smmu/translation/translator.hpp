@@ -156,7 +156,7 @@ private:
         entry.attributes = leaf.attributes;
         // Untranslated addresses have no page of the guest's that could go as one.
         entry.guest_size_log2 =
-            configuration.mode == stream_mode::bypass ? entry.size_log2 : leaf.size_log2;
+            configuration.mode == stream_mode::bypass ? entry.size_log2 : leaf.page_size_log2;
         const std::uint64_t size = std::uint64_t{1} << entry.size_log2;
         if (context != nullptr) {
             entry.context = tag;

@@ -33,6 +33,9 @@ struct walk_result {
     std::uint64_t input_base = 0;    ///< first input address of the leaf
     std::uint64_t output_base = 0;   ///< first output address of the leaf
     std::uint8_t size_log2 = 12;     ///< log2 of the bytes that this answer covers
+    /// log2 of the page that an invalidation by address takes as a whole: stage
+    /// 1's, of which a smaller page of stage 2 may show only a part.
+    std::uint8_t page_size_log2 = 12;
     std::int8_t level = 0; ///< of the descriptor that ended it, in its stage; 0 = none was read
     permissions allowed{}; ///< what later accesses may do without a walk
     bool global = false;

@@ -1,0 +1,156 @@
+/// VMSAv8-64 stage-1 table walks (DDI 0487, D8.2 to D8.6).
+#pragma once
+
+#include <vm_accel/smmu/translation/contiguous_run.hpp>
+#include <vm_accel/smmu/translation/flag_update.hpp>
+#include <vm_accel/smmu/translation/leaf_permissions.hpp>
+#include <vm_accel/smmu/translation/memory_types.hpp>
+#include <vm_accel/smmu/translation/stage2_walk.hpp>
+#include <vm_accel/smmu/translation/table_format.hpp>
+#include <vm_accel/smmu/translation/table_words.hpp>
+#include <vm_accel/smmu/translation/walk.hpp>
+#include <vm_accel/smmu/vocabulary/features.hpp>
+#include <vm_accel/smmu/vocabulary/regimes.hpp>
+
+#include <cstdint>
+#include <optional>
+
+namespace vm_accel::inline v0 {
+
+/// Where stage 1's descriptors are: at physical addresses, or in stage 2's
+/// input space, where each of them is an access of its own that may fault.
+template <smmu_features F, table_access Tables>
+class stage1_descriptors {
+public:
+    stage1_descriptors(const translation_regimes& regimes, Tables& tables) noexcept
+        : regimes_(regimes), tables_(tables) {}
+
+    /// Finds the descriptor at `at`. False = refused, and `fault` says why.
+    [[nodiscard]] bool find(std::uint64_t at, walk_result& fault) noexcept {
+        physical_ = at;
+        if constexpr (F.stage2) {
+            if (regimes_.stage2_enabled) return look_up(at, permissions::privileged_read, fault);
+        }
+        return true;
+    }
+    /// Asks for leave to update the flags of the descriptor found last, which
+    /// is a write to stage 2. False = refused.
+    [[nodiscard]] bool may_update([[maybe_unused]] std::uint64_t at,
+                                  [[maybe_unused]] walk_result& fault) noexcept {
+        if constexpr (F.stage2) {
+            if (regimes_.stage2_enabled && !writable_) {
+                if (look_up(at, permissions::privileged_write, fault)) return true;
+                fault.table_write = true;
+                return false;
+            }
+        }
+        return true;
+    }
+    /// Of the descriptor found last.
+    [[nodiscard]] std::uint64_t physical() const noexcept { return physical_; }
+
+private:
+    [[nodiscard]] bool look_up(std::uint64_t at, unsigned needed, walk_result& fault) noexcept {
+        const walk_result page = walk_stage2<F>(
+            regimes_.stage2, {.ipa = at, .needed = needed, .for_table = true}, tables_);
+        if (page.event) {
+            fault = page;
+            return false;
+        }
+        physical_ = page.output_base + (at - page.input_base);
+        writable_ = page.allowed.allow(permissions::privileged_write);
+        return true;
+    }
+
+    const translation_regimes& regimes_;
+    Tables& tables_;
+    std::uint64_t physical_ = 0;
+    bool writable_ = true;
+};
+
+/// Walks stage 1 and checks the access; the output is a physical address, or
+/// an IPA.
+///
+/// Faults come in the architecture's order: translation, address size, access
+/// flag, permission; a fault of stage 2 on a descriptor comes when that
+/// descriptor is read. At most five fetches, and one more for each time that
+/// the leaf changes under an update of its flags (walk_retries).
+template <smmu_features F, table_access Tables>
+[[nodiscard]] walk_result walk_stage1(const translation_regimes& regimes,
+                                      const walk_request& request, Tables& tables) noexcept {
+    using enum spec::event_id;
+    const stage1_regime& regime = regimes.stage1;
+    const bool upper = (request.address >> 63) != 0;
+    const stage1_half& half = regime.half[upper ? 1 : 0];
+    if (!half.enabled) return walk_result::fault(F_TRANSLATION);
+    const std::uint64_t sign = upper ? ~std::uint64_t{0} : 0;
+    if ((request.address ^ sign) >> half.input_bits != 0) return walk_result::fault(F_TRANSLATION);
+    bool user_forbidden = false;
+    if constexpr (F.e0pd) {
+        user_forbidden = half.user_forbidden && !regime.one_privilege;
+        if (user_forbidden && (request.needed & user_accesses) != 0) {
+            return walk_result::fault(F_TRANSLATION);
+        }
+    }
+
+    const table_format<F> format{half.granule_bits, half.input_bits, regime.output_bits,
+                                 regime.wide_format};
+    int level = format.first_level();
+    if (level > static_cast<int>(spec::last_level)) return walk_result::fault(F_TRANSLATION);
+    if (!format.fits(half.table)) return walk_result::fault(F_ADDR_SIZE);
+
+    const std::uint64_t input = request.address & ((std::uint64_t{1} << half.input_bits) - 1);
+    stage1_descriptors<F, Tables> place{regimes, tables};
+    table_words<F, Tables> words{tables, regime.big_endian};
+    table_limits limits;
+    std::uint64_t at = format.first_table(half.table, level) + (input >> format.covered(level)) * 8;
+    for (unsigned retries = 0;;) {
+        walk_result r;
+        if (!place.find(at, r)) return r;
+        const std::optional<std::uint64_t> descriptor = words.load(place.physical());
+        if (!descriptor) return walk_result::fault(F_WALK_EABT, place.physical());
+        const decoded_descriptor decoded = format.decode(*descriptor, level);
+        if (decoded.role == descriptor_role::invalid) return walk_result::fault(F_TRANSLATION);
+        if (decoded.role == descriptor_role::too_large) return walk_result::fault(F_ADDR_SIZE);
+        if (decoded.role == descriptor_role::table) {
+            if (!half.flat_permissions) limits.add(*descriptor);
+            ++level;
+            at = decoded.address + format.index(input, level) * 8;
+            continue;
+        }
+
+        const leaf_flags<F> flags{regime, *descriptor, true};
+        if (flags.access_fault()) return walk_result::fault(F_ACCESS);
+        permissions allowed = leaf_permissions<F>(regime, flags.effective(), limits);
+        if (user_forbidden) allowed = permissions{allowed.bits() & ~user_accesses};
+        if (!allowed.allow(request.needed)) return walk_result::fault(F_PERMISSION);
+        const std::uint64_t after = flags.after(request.needed);
+        if (after != *descriptor) {
+            if (!place.may_update(at, r)) return r;
+            const replaced done = words.replace(place.physical(), *descriptor, after);
+            if (done == replaced::lost || retries == walk_retries) {
+                return walk_result::fault(F_WALK_EABT, place.physical());
+            }
+            if (done == replaced::overtaken) {
+                ++retries;
+                continue;
+            }
+        }
+
+        const unsigned size = contiguous_size(format, words, place.physical(), level, after, input);
+        r.size_log2 = r.page_size_log2 = static_cast<std::uint8_t>(size);
+        r.input_base = request.address >> size << size;
+        r.output_base = decoded.address >> size << size;
+        r.allowed = flags.lasting(allowed, request.needed);
+        // Without ASIDs nothing belongs to one.
+        r.global = regime.one_privilege || spec::stage1_leaf::nG::of(*descriptor) == 0;
+        const unsigned shareability =
+            format.form() == spec::address_form::ds
+                ? half.shareability
+                : static_cast<unsigned>(spec::stage1_leaf::SH::of(*descriptor));
+        r.attributes = stage1_attributes(regime.memory_types, *descriptor, shareability);
+        return r;
+    }
+}
+
+} // namespace vm_accel::inline v0

@@ -1,0 +1,103 @@
+/// VMSAv8-64 stage-2 table walks (DDI 0487, D8.2 to D8.6).
+#pragma once
+
+#include <vm_accel/smmu/translation/contiguous_run.hpp>
+#include <vm_accel/smmu/translation/flag_update.hpp>
+#include <vm_accel/smmu/translation/leaf_permissions.hpp>
+#include <vm_accel/smmu/translation/memory_types.hpp>
+#include <vm_accel/smmu/translation/table_format.hpp>
+#include <vm_accel/smmu/translation/table_words.hpp>
+#include <vm_accel/smmu/translation/walk.hpp>
+#include <vm_accel/smmu/vocabulary/features.hpp>
+#include <vm_accel/smmu/vocabulary/regimes.hpp>
+
+#include <cstdint>
+#include <optional>
+
+namespace vm_accel::inline v0 {
+
+/// One look-up at stage 2.
+struct stage2_request {
+    std::uint64_t ipa = 0;
+    unsigned needed = 0;          ///< the bit of `permissions` that the access needs
+    bool for_table = false;       ///< the access is stage 1's, to a descriptor
+    memory_attributes incoming{}; ///< what the access has before stage 2
+};
+
+/// Walks stage 2. Every fault says so in `stage2`, with the IPA and the class.
+///
+/// Faults come in the architecture's order: translation, address size, access
+/// flag, permission. At most five fetches, and one more for each time that the
+/// leaf changes under an update of its flags (walk_retries).
+template <smmu_features F, table_access Tables>
+[[nodiscard]] walk_result walk_stage2(const stage2_regime& regime, const stage2_request& request,
+                                      Tables& tables) noexcept {
+    using enum spec::event_id;
+    const auto fault = [&](spec::event_id id, std::uint64_t at = 0) noexcept {
+        walk_result r = walk_result::fault(id, at);
+        r.stage2 = true;
+        r.ipa = request.ipa;
+        r.cls = request.for_table ? spec::fault_class::TT : spec::fault_class::IN;
+        return r;
+    };
+    const table_format<F> format{regime.granule_bits, regime.input_bits, regime.output_bits,
+                                 regime.wide_format};
+    int level = regime.start_level;
+    // A start level that the input does not reach, or reaches with more than 16
+    // tables, is an illegal STE; it must not lead the walk astray.
+    if (request.ipa >> format.input_bits() != 0 || format.input_bits() < format.covered(level) ||
+        format.first_bits(level) > spec::bits_per_level(format.granule()) + 4) {
+        return fault(F_TRANSLATION);
+    }
+    if (!format.fits(regime.table)) return fault(F_ADDR_SIZE);
+
+    table_words<F, Tables> words{tables, regime.big_endian};
+    std::uint64_t at =
+        format.first_table(regime.table, level) + (request.ipa >> format.covered(level)) * 8;
+    for (unsigned retries = 0;;) {
+        const std::optional<std::uint64_t> descriptor = words.load(at);
+        if (!descriptor) return fault(F_WALK_EABT, at);
+        const decoded_descriptor decoded = format.decode(*descriptor, level);
+        if (decoded.role == descriptor_role::invalid) return fault(F_TRANSLATION);
+        if (decoded.role == descriptor_role::too_large) return fault(F_ADDR_SIZE);
+        if (decoded.role == descriptor_role::table) {
+            ++level;
+            at = decoded.address + format.index(request.ipa, level) * 8;
+            continue;
+        }
+
+        const leaf_flags<F> flags{regime, *descriptor, false};
+        if (flags.access_fault()) return fault(F_ACCESS);
+        const permissions allowed = stage2_permissions<F>(flags.effective());
+        const bool protected_table =
+            request.for_table && regime.protected_tables && is_stage2_device(*descriptor);
+        if (!allowed.allow(request.needed) || protected_table) return fault(F_PERMISSION);
+        const std::uint64_t after = flags.after(request.needed);
+        if (after != *descriptor) {
+            const replaced done = words.replace(at, *descriptor, after);
+            if (done == replaced::lost || retries == walk_retries) return fault(F_WALK_EABT, at);
+            if (done == replaced::overtaken) {
+                ++retries;
+                continue;
+            }
+        }
+
+        walk_result r;
+        const unsigned own = format.covered(level);
+        const unsigned size =
+            request.for_table ? own : contiguous_size(format, words, at, level, after, request.ipa);
+        r.size_log2 = r.page_size_log2 = static_cast<std::uint8_t>(size);
+        r.input_base = request.ipa >> size << size;
+        r.output_base = decoded.address >> size << size;
+        r.allowed = flags.lasting(allowed, request.needed);
+        r.global = true;
+        const unsigned shareability =
+            format.form() == spec::address_form::ds
+                ? regime.shareability
+                : static_cast<unsigned>(spec::stage2_leaf::SH::of(*descriptor));
+        r.attributes = combined_attributes(request.incoming, *descriptor, shareability);
+        return r;
+    }
+}
+
+} // namespace vm_accel::inline v0
