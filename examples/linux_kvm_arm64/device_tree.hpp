@@ -202,11 +202,12 @@ inline void smmu_and_disk(tree_writer& tree) {
         tree.text("compatible", "arm,smmu-v3");
         tree.reg({smmu});
         std::vector<std::uint32_t> lines;
-        for (std::uint32_t i = 0; i < vm_accel::wired_interrupt_count; ++i) {
-            lines.insert(lines.end(), {spi, smmu_first_spi + i, edge_rising});
+        using enum vm_accel::wired_interrupt;
+        for (const auto line : {eventq, priq, cmdq_sync, gerror}) {
+            lines.insert(lines.end(),
+                         {spi, smmu_first_spi + static_cast<std::uint32_t>(line), edge_rising});
         }
         tree.cells("interrupts", lines);
-        using enum vm_accel::wired_interrupt;
         tree.texts("interrupt-names",
                    {name_of(eventq), name_of(priq), name_of(cmdq_sync), name_of(gerror)});
         tree.cell("#iommu-cells", 1);

@@ -30,7 +30,7 @@ inline constexpr pa ram_base{0x4000'0000};
 /// Shared peripheral interrupts, numbered from 0 as in device trees.
 inline constexpr unsigned uart_spi = 1;
 inline constexpr unsigned disk_spi = 16;
-/// Four in the order of `wired_interrupt`.
+/// Five in the order of `wired_interrupt`; the last, the performance monitor's, is not used.
 inline constexpr unsigned smmu_first_spi = 74;
 
 /// What the device tree's `iommus` property gives to the disk.

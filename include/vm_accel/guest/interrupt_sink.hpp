@@ -11,10 +11,11 @@
 
 namespace vm_accel::inline v0 {
 
-/// The SMMU's wired interrupts, named as in device trees (interrupt-names).
-enum class wired_interrupt : std::uint8_t { eventq, priq, cmdq_sync, gerror };
+/// The SMMU's wired interrupts, named as in device trees (interrupt-names), and
+/// that of its performance monitor, which is a node of its own there.
+enum class wired_interrupt : std::uint8_t { eventq, priq, cmdq_sync, gerror, performance };
 
-inline constexpr std::size_t wired_interrupt_count = 4;
+inline constexpr std::size_t wired_interrupt_count = 5;
 
 [[nodiscard]] constexpr std::string_view name_of(wired_interrupt line) noexcept {
     switch (line) {
@@ -26,6 +27,8 @@ inline constexpr std::size_t wired_interrupt_count = 4;
         return "cmdq-sync";
     case wired_interrupt::gerror:
         return "gerror";
+    case wired_interrupt::performance:
+        return "performance";
     }
     return "unknown";
 }

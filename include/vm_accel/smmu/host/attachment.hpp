@@ -4,6 +4,7 @@
 #include <vm_accel/core/address.hpp>
 #include <vm_accel/core/fixed_text.hpp>
 #include <vm_accel/smmu/caches/configuration_cache.hpp>
+#include <vm_accel/smmu/vocabulary/statistics.hpp>
 
 #include <cstddef>
 #include <cstdint>
@@ -51,6 +52,7 @@ struct attachment_record {
     translation_subject subject{};
     configuration_slot slot{};
     std::size_t ports = 0;                     ///< under the control lock
+    event_totals finished{};                   ///< of ports that are gone; likewise
     std::unique_ptr<attachment_record> next{}; ///< of the set; under the control lock
 
     [[nodiscard]] attachment_info info() const noexcept {

@@ -5,6 +5,7 @@
 #include <vm_accel/guest/interrupt_sink.hpp>
 #include <vm_accel/smmu/caches/configuration_cache.hpp>
 #include <vm_accel/smmu/caches/tlb_policy.hpp>
+#include <vm_accel/smmu/translation/counted_memory.hpp>
 #include <vm_accel/smmu/translation/page_walker.hpp>
 #include <vm_accel/smmu/translation/stream_resolver.hpp>
 #include <vm_accel/smmu/vocabulary/fault.hpp>
@@ -63,7 +64,10 @@ public:
                 counters.unresolved.add();
                 return refuse(subject, asked, silent_abort::detached, fault);
             }
-            const auto failed = decode(subject, registers, uncached);
+            counters.configuration_misses.add();
+            counted_memory counted{memory_};
+            const auto failed = decode(counted, subject, registers, uncached);
+            counters.configuration_accesses.add(counted.accesses());
             if (failed) {
                 counters.unresolved.add();
                 return refuse(subject, asked, *failed, fault);
@@ -90,7 +94,10 @@ public:
             }
         }
         counters.misses.add();
-        return miss(subject, *configuration, asked, address, needed, fault);
+        guest_tables tables{memory_};
+        const outcome answer = miss(subject, *configuration, asked, address, needed, tables, fault);
+        counters.walk_accesses.add(tables.accesses());
+        return answer;
     }
 
     /// The same without caches: reads what is in memory now, stores nothing.
@@ -98,35 +105,36 @@ public:
     [[nodiscard]] outcome probe(const translation_subject& subject, const transaction& asked,
                                 Registers&& registers, translation_fault& fault) noexcept {
         stream_configuration configuration;
-        if (const auto failed = decode(subject, registers, configuration)) {
+        if (const auto failed = decode(memory_, subject, registers, configuration)) {
             return refuse(subject, asked, *failed, fault);
         }
         if (configuration.mode == stream_mode::abort) {
             return refuse(subject, asked, configuration.why, fault);
         }
+        guest_tables tables{memory_, false};
         return miss(subject, configuration, asked, configuration.canonical(raw(asked.address)),
-                    needed_by(configuration, asked), fault, false);
+                    needed_by(configuration, asked), tables, fault);
     }
 
 private:
     /// What is configured for the device at this moment.
-    template <class Registers>
-    [[nodiscard]] std::optional<resolve_fault> decode(const translation_subject& subject,
-                                                      Registers& registers,
-                                                      stream_configuration& out) noexcept {
+    template <class View, class Registers>
+    [[nodiscard]] static std::optional<resolve_fault>
+    decode(View& memory, const translation_subject& subject, Registers& registers,
+           stream_configuration& out) noexcept {
         if (subject.managed) {
             out = untranslated(stream_world::managed, subject.window, false);
             return std::nullopt;
         }
-        return resolve_stream<F>(memory_, registers(), subject.stream, subject.window, out);
+        return resolve_stream<F>(memory, registers(), subject.stream, subject.window, out);
     }
 
     /// Walks the tables, checks, and fills the TLB. The ticket comes before
     /// the tag, and both before the first descriptor is read.
     [[nodiscard]] outcome miss(const translation_subject& subject,
                                const stream_configuration& configuration, const transaction& asked,
-                               std::uint64_t address, unsigned needed, translation_fault& fault,
-                               bool updates = true) noexcept {
+                               std::uint64_t address, unsigned needed, guest_tables<Memory>& tables,
+                               translation_fault& fault) noexcept {
         const translation_context* const context = configuration.context;
         const fill_ticket ticket = tlb_.begin_fill({address, 0, 0});
         const std::uint64_t tag = context != nullptr ? context->tag() : 0;
@@ -142,7 +150,6 @@ private:
                 leaf.attributes = configuration.incoming;
             }
         } else {
-            guest_tables tables{memory_, updates};
             leaf = walk_tables<F>(configuration.regimes, {address, needed, configuration.incoming},
                                   tables);
         }

@@ -68,18 +68,24 @@ public:
     explicit guest_tables(Memory& memory, bool updates = true) noexcept
         : memory_(memory), updates_(updates) {}
 
-    [[nodiscard]] std::optional<std::uint64_t> load(std::uint64_t at) const noexcept {
+    /// Loads and updates so far.
+    [[nodiscard]] std::uint64_t accesses() const noexcept { return accesses_; }
+
+    [[nodiscard]] std::optional<std::uint64_t> load(std::uint64_t at) noexcept {
+        ++accesses_;
         return memory_.load64(pa{at});
     }
     /// Gives what was found; equal to `expected` = replaced.
     [[nodiscard]] std::optional<std::uint64_t>
     compare_exchange(std::uint64_t at, std::uint64_t expected, std::uint64_t desired) noexcept {
+        ++accesses_;
         if (!updates_) return memory_.load64(pa{at}) ? std::optional{expected} : std::nullopt;
         return memory_.compare_exchange64(pa{at}, expected, desired);
     }
 
 private:
     Memory& memory_;
+    std::uint64_t accesses_ = 0;
     bool updates_;
 };
 

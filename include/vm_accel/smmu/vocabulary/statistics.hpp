@@ -3,6 +3,8 @@
 
 #include <vm_accel/core/counter.hpp>
 
+#include <array>
+#include <cstddef>
 #include <cstdint>
 
 namespace vm_accel::inline v0 {
@@ -14,6 +16,45 @@ struct alignas(64) port_counters {
     counter unresolved; ///< accesses refused before a look-up: no configuration
     counter faults;     ///< accesses refused, for whatever reason
     counter messages;   ///< message signalled interrupts that the device wrote
+    // Counted where an access leaves the fast path:
+    counter configuration_misses;    ///< accesses that found no configuration cached
+    counter configuration_accesses;  ///< reads of stream and CD tables, of up to 64 bytes
+    counter walk_accesses;           ///< reads and updates of translation tables
+    counter ats_requests;            ///< ATS translation requests
+    counter translated_transactions; ///< ATS translated transactions
+};
+
+/// Sums of what performance monitors count, by number of the architected event
+/// (IHI 0070, 10.3). Element 0, cycles, is not a sum and stays 0.
+struct event_totals {
+    std::array<std::uint64_t, 8> of{};
+
+    [[nodiscard]] static event_totals from(const port_counters& c) noexcept {
+        return {{0, c.hits.read() + c.misses.read() + c.unresolved.read(), c.misses.read(),
+                 c.configuration_misses.read(), c.walk_accesses.read(),
+                 c.configuration_accesses.read(), c.ats_requests.read(),
+                 c.translated_transactions.read()}};
+    }
+    constexpr event_totals& operator+=(const event_totals& other) noexcept {
+        for (std::size_t i = 0; i < of.size(); ++i)
+            of[i] += other.of[i];
+        return *this;
+    }
+    constexpr event_totals& operator-=(const event_totals& other) noexcept {
+        for (std::size_t i = 0; i < of.size(); ++i)
+            of[i] -= other.of[i];
+        return *this;
+    }
+};
+
+/// StreamIDs that agree with `value` in the bits of `mask`.
+struct stream_filter {
+    std::uint32_t mask = 0;
+    std::uint32_t value = 0;
+
+    [[nodiscard]] constexpr bool matches(std::uint32_t stream) const noexcept {
+        return ((stream ^ value) & mask) == 0;
+    }
 };
 
 /// A moment's totals. Read while others count, they may be a moment apart.
