@@ -19,6 +19,7 @@
 #include <vm_accel/smmu/host/host_errors.hpp>
 #include <vm_accel/smmu/host/stream_allocator.hpp>
 #include <vm_accel/smmu/options.hpp>
+#include <vm_accel/smmu/performance_group.hpp>
 #include <vm_accel/smmu/translation/translator.hpp>
 #include <vm_accel/smmu/vocabulary/fault_injection.hpp>
 
@@ -31,6 +32,7 @@
 #include <mutex>
 #include <new>
 #include <optional>
+#include <span>
 #include <thread>
 #include <type_traits>
 #include <utility>
@@ -51,10 +53,12 @@ struct smmu_assembly {
     using translator_type = translator<F, TlbPolicy, own_memory_type, InterruptSink>;
     using guard_slot_type = guard_slot;
     using effects_type = effects;
+    using performance_type = performance_group<F>;
     using port = dma_port<smmu_assembly>;
 
     [[nodiscard]] port make_port(attachment_record& record, guard_slot& slot) noexcept {
         ++record.ports;
+        performance.claimed(guards.index_of(slot), record);
         return port{*this, record, slot, counters[guards.index_of(slot)]};
     }
 
@@ -74,7 +78,8 @@ struct smmu_assembly {
         if (!counters || !guards.allocate(Options::ports) ||
             !configurations.allocate(Options::configurations, Options::contexts,
                                      Options::generation_bits) ||
-            !control.allocate() || !host_grace.allocate(Options::ports)) {
+            !control.allocate() || !host_grace.allocate(Options::ports) ||
+            !performance.allocate(counters.get(), Options::ports)) {
             return host_error::out_of_memory();
         }
         if constexpr (fault_injection_type::enabled) failing.emplace(*memory, injection);
@@ -146,8 +151,45 @@ struct smmu_assembly {
     }
     void release_port(attachment_record& record, guard_slot& slot) noexcept {
         const auto held = lock();
+        performance.released(guards.index_of(slot), record);
+        if (record.ports == 1) note_leaving(record);
         guards.release(slot);
         attachments.release_port(record);
+    }
+
+    /// A record without ports that is detached goes away, and its sums with it.
+    void note_leaving(const attachment_record& record) noexcept {
+        if (record.subject.detached.load(std::memory_order_relaxed)) performance.leaving(record);
+    }
+    /// Runs use(monitor, sums), then tells of an overflow.
+    template <class Use>
+    void with_performance_monitor(Use&& use) noexcept
+        requires performance_type::enabled
+    {
+        if (!is_initialized()) return;
+        typename performance_type::monitor_type::interrupt told;
+        {
+            const auto held = lock();
+            attachment_sums sums = performance.sums(attachments);
+            auto& monitor = performance.monitor();
+            use(monitor, sums);
+            told = monitor.take_interrupt();
+            // To memory under the lock, because memory goes away under it only.
+            const le32 data{told.message.data};
+            if (told.message && own_memory().write(pa{told.message.address},
+                                                   std::as_bytes(std::span{&data, 1}))) {
+                told.message = {};
+            }
+        }
+        if (!told.wanted() || injection.drops(wired_interrupt::performance)) return;
+        if (told.wired) {
+            interrupts.fetch_add(1, std::memory_order_relaxed);
+            sink->pulse(wired_interrupt::performance);
+        } else if (!sink->signal_msi(Options::message_requester, pa{told.message.address},
+                                     told.message.data)) {
+            const auto held = lock();
+            performance.monitor().message_aborted();
+        }
     }
 
     /// The control lock. A device thread that finds it taken asks for a look at
@@ -250,6 +292,7 @@ struct smmu_assembly {
     quiescence_domain<quiescence> guards;
     control_plane<F, TlbPolicy, quiescence> control{tlb, configurations, registers, guards};
     attachment_set attachments;
+    [[no_unique_address]] performance_type performance;
     std::unique_ptr<port_counters[]> counters;
     grace_period host_grace;
     [[no_unique_address]] fault_injection_type injection;

@@ -1,6 +1,7 @@
 /// What else an SMMU is built with: the last template parameter.
 #pragma once
 
+#include <vm_accel/core/address.hpp>
 #include <vm_accel/smmu/control/quiescence.hpp>
 #include <vm_accel/smmu/vocabulary/fault_injection.hpp>
 #include <vm_accel/smmu/vocabulary/features.hpp>
@@ -19,6 +20,8 @@ struct default_smmu_options {
     using quiescence = membarrier_quiescence;
     /// Whether the SMMU's own accesses can be made to fail: planned_faults.
     using fault_injection = no_fault_injection;
+    /// The requester of the SMMU's own messages: its DeviceID, none of a device.
+    static constexpr stream_id message_requester{0xffff'ffff};
     /// Most dma_ports alive at once.
     static constexpr std::size_t ports = 256;
     /// Decoded configurations kept; streams beyond it work uncached.
@@ -36,6 +39,7 @@ concept smmu_options = requires {
     { O::features } -> std::convertible_to<smmu_features>;
     requires quiescence_policy<typename O::quiescence>;
     requires fault_injection<typename O::fault_injection>;
+    { O::message_requester } -> std::convertible_to<stream_id>;
     { O::ports } -> std::convertible_to<std::size_t>;
     { O::configurations } -> std::convertible_to<std::size_t>;
     { O::contexts } -> std::convertible_to<std::size_t>;

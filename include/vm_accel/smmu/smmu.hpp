@@ -92,6 +92,10 @@ public:
     bool poll() noexcept {
         if (!is_initialized()) return false;
         parts_.deferred.clear();
+        if constexpr (parts::performance_type::enabled) {
+            parts_.with_performance_monitor(
+                [](auto& monitor, auto& sums) { monitor.settle(sums); });
+        }
         auto held = parts_.lock();
         held.after = parts_.service();
         return held.after.wake_poll;
@@ -139,6 +143,8 @@ public:
                 attachment_record* record = parts_.attachments.find(device_id);
                 if (record == nullptr) return host_error::unknown_device(device_id);
                 stream = record->subject.stream;
+                record->subject.detached.store(true, std::memory_order_seq_cst);
+                if (record->ports == 0) parts_.note_leaving(*record);
                 parts_.attachments.detach(*record, parts_.configurations);
                 return {};
             },
@@ -301,6 +307,13 @@ public:
     /// The SMMU's look-ups for translate_dma_addr() count and fail like others.
     [[nodiscard]] typename Options::fault_injection& fault_injection() noexcept {
         return parts_.injection;
+    }
+    /// The performance monitor counter group, a device of its own for the guest.
+    /// What it tells by wire is wired_interrupt::performance.
+    [[nodiscard]] performance_registers<parts> performance_monitor() noexcept
+        requires(F.performance_counters != 0)
+    {
+        return performance_registers<parts>{parts_};
     }
     /// Whether guards cost a fence because the kernel refused membarrier(2).
     [[nodiscard]] bool is_quiescence_degraded() const noexcept {

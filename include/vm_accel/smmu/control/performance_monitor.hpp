@@ -6,7 +6,7 @@
 /// access to the group's registers, and in poll().
 #pragma once
 
-#include <vm_accel/smmu/control/effects.hpp>
+#include <vm_accel/smmu/vocabulary/interrupt_message.hpp>
 #include <vm_accel/smmu/vocabulary/statistics.hpp>
 #include <vm_accel/spec/pmcg.hpp>
 #include <vm_accel/spec/register_fields.hpp>
@@ -15,7 +15,6 @@
 #include <bit>
 #include <concepts>
 #include <cstdint>
-#include <optional>
 
 namespace vm_accel::inline v0 {
 
@@ -38,12 +37,6 @@ struct performance_monitor_shape {
     std::uint32_t aidr = 0;    ///< version of the architecture, as SMMU_AIDR
 };
 
-/// A message that the group wants written.
-struct performance_message {
-    std::uint64_t address = 0;
-    std::uint32_t data = 0;
-};
-
 /// The group's registers. Threads: all under the SMMU's control lock.
 template <performance_monitor_shape Shape>
 class performance_monitor {
@@ -54,10 +47,10 @@ public:
     /// Bytes of the register window: page 0, then page 1 if there is one.
     static constexpr std::uint64_t window_size = spec::pmcg::page_size * (Shape.relocated ? 2 : 1);
 
-    /// What an access leaves to its caller.
+    /// How an overflow is to be told.
     struct interrupt {
         bool wired = false;
-        std::optional<performance_message> message{};
+        interrupt_message message{};
         [[nodiscard]] constexpr bool wanted() const noexcept { return wired || message; }
     };
 
@@ -123,7 +116,7 @@ public:
         interrupt_wanted_ = false;
         const std::uint64_t address = irq_address_ & spec::IRQ_CFG0::ADDR::mask;
         if (Shape.msi && address != 0) {
-            out.message = performance_message{address, irq_data_};
+            out.message = {address, irq_data_};
         } else {
             out.wired = true;
         }

@@ -73,6 +73,13 @@ public:
         }
     }
 
+    /// Calls visit(record) for each record, detached ones included.
+    template <class Visit>
+    void for_each(Visit&& visit) const noexcept {
+        for (const attachment_record* r = first_.get(); r != nullptr; r = r->next.get())
+            visit(*r);
+    }
+
     [[nodiscard]] std::size_t attached() const noexcept {
         std::size_t count = 0;
         for (const attachment_record* r = first_.get(); r != nullptr; r = r->next.get()) {

@@ -1,0 +1,112 @@
+/// An SMMU's performance monitor and the sums behind it.
+#pragma once
+
+#include <vm_accel/smmu/control/performance_monitor.hpp>
+#include <vm_accel/smmu/host/attachment_set.hpp>
+#include <vm_accel/smmu/host/stream_totals.hpp>
+#include <vm_accel/smmu/vocabulary/features.hpp>
+
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+
+namespace vm_accel::inline v0 {
+
+/// The sums that a counter group reads: of ports that are, and of ports that were.
+class attachment_sums {
+public:
+    attachment_sums(const attachment_set& attachments, const stream_totals& ports) noexcept
+        : attachments_(attachments), ports_(ports) {}
+
+    [[nodiscard]] event_totals totals(const stream_filter& filter) noexcept {
+        event_totals total = ports_.of_ports(filter);
+        attachments_.for_each([&](const attachment_record& record) {
+            if (filter.matches(raw(record.subject.stream))) total += record.finished;
+        });
+        return total;
+    }
+    /// A clock of 1 GHz.
+    [[nodiscard]] std::uint64_t clock() noexcept {
+        const auto now = std::chrono::steady_clock::now().time_since_epoch();
+        return static_cast<std::uint64_t>(
+            std::chrono::duration_cast<std::chrono::nanoseconds>(now).count());
+    }
+
+private:
+    const attachment_set& attachments_;
+    const stream_totals& ports_;
+};
+
+/// Keeps the books of one SMMU. Threads: all under its control lock.
+template <smmu_features F>
+class performance_group {
+public:
+    static constexpr bool enabled = true;
+    using monitor_type =
+        performance_monitor<performance_monitor_shape{.counters = F.performance_counters,
+                                                      .stream_bits = F.stream_bits,
+                                                      .ats = F.ats,
+                                                      .msi = F.msi,
+                                                      .aidr = F.range_invalidation ? 2U : 1U}>;
+
+    [[nodiscard]] bool allocate(const port_counters* counters, std::size_t ports) noexcept {
+        return ports_.allocate(counters, ports);
+    }
+    void claimed(std::size_t place, const attachment_record& owner) noexcept {
+        ports_.claimed(place, owner);
+    }
+    void released(std::size_t place, attachment_record& owner) noexcept {
+        ports_.released(place, owner);
+    }
+    /// The record is about to go, and its sums with it.
+    void leaving(const attachment_record& record) noexcept {
+        monitor_.forget(raw(record.subject.stream), record.finished);
+    }
+    [[nodiscard]] monitor_type& monitor() noexcept { return monitor_; }
+    [[nodiscard]] attachment_sums sums(const attachment_set& attachments) const noexcept {
+        return {attachments, ports_};
+    }
+
+private:
+    stream_totals ports_;
+    monitor_type monitor_;
+};
+
+/// Without counters there are no books.
+template <smmu_features F>
+    requires(F.performance_counters == 0)
+class performance_group<F> {
+public:
+    static constexpr bool enabled = false;
+    [[nodiscard]] static bool allocate(const port_counters*, std::size_t) noexcept { return true; }
+    static void claimed(std::size_t, const attachment_record&) noexcept {}
+    static void released(std::size_t, attachment_record&) noexcept {}
+    static void leaving(const attachment_record&) noexcept {}
+};
+
+/// A counter group as a device that the VMM maps: `mmio_size` bytes where the
+/// node of the device tree (arm,smmu-v3-pmcg) or the IORT says. `Parts` is the
+/// SMMU's assembly. Threads: any, and no access waits for a device.
+template <class Parts>
+class performance_registers {
+public:
+    static constexpr std::uint64_t mmio_size = Parts::performance_type::monitor_type::window_size;
+
+    explicit performance_registers(Parts& parts) noexcept : parts_(&parts) {}
+
+    [[nodiscard]] std::uint64_t mmio_read(std::uint64_t offset, unsigned size) noexcept {
+        std::uint64_t value = 0;
+        parts_->with_performance_monitor(
+            [&](auto& monitor, auto& sums) { value = monitor.read(offset, size, sums); });
+        return value;
+    }
+    void mmio_write(std::uint64_t offset, unsigned size, std::uint64_t value) noexcept {
+        parts_->with_performance_monitor(
+            [&](auto& monitor, auto& sums) { monitor.write(offset, size, value, sums); });
+    }
+
+private:
+    Parts* parts_;
+};
+
+} // namespace vm_accel::inline v0
