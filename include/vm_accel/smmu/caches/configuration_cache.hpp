@@ -7,6 +7,7 @@
 #pragma once
 
 #include <vm_accel/smmu/caches/context_table.hpp>
+#include <vm_accel/smmu/vocabulary/access.hpp>
 #include <vm_accel/smmu/vocabulary/fault.hpp>
 #include <vm_accel/smmu/vocabulary/memory_attributes.hpp>
 #include <vm_accel/smmu/vocabulary/regimes.hpp>
@@ -48,16 +49,33 @@ struct alignas(64) stream_configuration {
     translation_regimes regimes{};
     /// What an access has before translation, STE overrides included.
     memory_attributes incoming{};
+    std::uint8_t ats = 0;             ///< STE.EATS: 0 none, 1 full, 2 split stage (with ATSCHK)
+    std::uint8_t partition_group = 0; ///< MPAM: PMG of the accesses
+    std::uint16_t partition = 0;      ///< MPAM: PARTID of the accesses
     context_identity identity{};
 
-    /// The bit of `permissions` that an access needs, after STE overrides.
-    [[nodiscard]] constexpr unsigned needed(const transaction& asked) const noexcept {
+    /// Whether it was made for accesses like this one: without a SubstreamID,
+    /// or with the same.
+    [[nodiscard]] constexpr bool serves(const transaction& asked) const noexcept {
+        return asked.has_substream == is_substream &&
+               (!is_substream || asked.substream == substream);
+    }
+    /// The access with privilege and instruction as the STE has them: so it is
+    /// checked, and so events report it (IHI 0070, 7.3).
+    [[nodiscard]] constexpr transaction overridden(transaction asked) const noexcept {
         const unsigned attributes =
             (((asked.privileged ? 0b010U : 0U) | (asked.instruction ? 0b100U : 0U)) &
              attributes_kept) |
             attributes_forced;
-        return permissions::needed(asked.kind, (attributes & 0b010) != 0,
-                                   (attributes & 0b100) != 0);
+        asked.privileged = (attributes & 0b010) != 0;
+        asked.instruction = (attributes & 0b100) != 0;
+        return asked;
+    }
+
+    /// The bit of `permissions` that an access needs, after STE overrides.
+    [[nodiscard]] constexpr unsigned needed(const transaction& asked) const noexcept {
+        const transaction seen = overridden(asked);
+        return permissions::needed(seen.kind, seen.privileged, seen.instruction);
     }
 
     /// The address as the TLB and the walker see it: without an ignored top byte.

@@ -2,8 +2,7 @@
 #pragma once
 
 #include <vm_accel/core/address.hpp>
-#include <vm_accel/guest/guest_memory.hpp>
-#include <vm_accel/smmu/vocabulary/fault.hpp>
+#include <vm_accel/smmu/translation/walk.hpp>
 #include <vm_accel/spec/events.hpp>
 #include <vm_accel/spec/registers.hpp>
 #include <vm_accel/spec/ste.hpp>
@@ -21,6 +20,8 @@ struct stream_table_registers {
     bool record_bad_stream_id = false; ///< CR2.RECINVSID
     std::uint64_t base = 0;            ///< STRTAB_BASE
     std::uint32_t shape = 0;           ///< STRTAB_BASE_CFG
+    std::uint32_t bypass = 0x1000;     ///< GBPA: attributes of what bypasses
+    bool host_extensions = false;      ///< CR2.E2H
 };
 
 /// A structure fetched from memory, or why it could not be.
@@ -32,11 +33,10 @@ struct fetched {
 };
 
 /// Copies a structure out of guest memory, one 64-bit word at a time.
-template <class Structure, guest_memory Memory>
-[[nodiscard]] bool fetch_structure(const Memory& memory, std::uint64_t address,
-                                   Structure& out) noexcept {
+template <class Structure, table_access Tables>
+[[nodiscard]] bool fetch_structure(Tables& tables, std::uint64_t address, Structure& out) noexcept {
     for (std::size_t i = 0; i < out.word.size(); ++i) {
-        const std::optional<std::uint64_t> word = memory.load64(pa{address + 8 * i});
+        const std::optional<std::uint64_t> word = tables.load(address + 8 * i);
         if (!word) return false;
         out.word[i] = le64{*word};
     }
@@ -47,10 +47,10 @@ template <class Structure, guest_memory Memory>
 ///
 /// The table's base is used with the bits below its own size taken as zero,
 /// and LOG2SIZE is cut to SIDSIZE (6.3.24, 6.3.25).
-template <guest_memory Memory>
-[[nodiscard]] fetched<spec::ste>
-fetch_ste(const Memory& memory, const stream_table_registers& registers, unsigned stream_bits,
-          bool two_level_allowed, stream_id stream) noexcept {
+template <table_access Tables>
+[[nodiscard]] fetched<spec::ste> fetch_ste(Tables& tables, const stream_table_registers& registers,
+                                           unsigned stream_bits, bool two_level_allowed,
+                                           stream_id stream) noexcept {
     using CFG = spec::STRTAB_BASE_CFG;
     constexpr std::uint64_t ste_bytes = sizeof(spec::ste);
     fetched<spec::ste> result;
@@ -75,7 +75,7 @@ fetch_ste(const Memory& memory, const stream_table_registers& registers, unsigne
             base & ~((level1_bytes < 64 ? std::uint64_t{64} : level1_bytes) - 1);
         const std::uint64_t level1_address = level1_base + (sid >> split) * 8;
         spec::l1_stream_table_descriptor level1;
-        if (!fetch_structure(memory, level1_address, level1)) {
+        if (!fetch_structure(tables, level1_address, level1)) {
             result.event = spec::event_id::F_STE_FETCH;
             result.fetch_address = level1_address;
             return result;
@@ -93,7 +93,7 @@ fetch_ste(const Memory& memory, const stream_table_registers& registers, unsigne
         const std::uint64_t table_bytes = ste_bytes << log2size;
         address = (base & ~(table_bytes - 1)) + sid * ste_bytes;
     }
-    if (!fetch_structure(memory, address, result.value)) {
+    if (!fetch_structure(tables, address, result.value)) {
         result.event = spec::event_id::F_STE_FETCH;
         result.fetch_address = address;
     }

@@ -34,7 +34,8 @@ public:
     translate_hit(Tlb& tlb, const configuration_slot& slot, const transaction& asked,
                   Counters& counters) noexcept {
         const stream_configuration* const configuration = slot.get();
-        if (configuration == nullptr || configuration->context == nullptr) [[unlikely]]
+        if (configuration == nullptr || configuration->context == nullptr ||
+            !serves(*configuration, asked)) [[unlikely]]
             return std::nullopt;
         const std::uint64_t address = configuration->canonical(raw(asked.address));
         const translation_context& context = *configuration->context;
@@ -57,7 +58,8 @@ public:
                                     Counters& counters, translation_fault& fault) noexcept {
         const stream_configuration* configuration = slot.get();
         stream_configuration uncached;
-        if (configuration == nullptr) [[unlikely]] {
+        // Accesses with another SubstreamID may have the slot: these work uncached.
+        if (configuration == nullptr || !serves(*configuration, asked)) [[unlikely]] {
             const configuration_ticket ticket = slot.begin_fill();
             // After the ticket: a slot emptied by a detach is never filled again.
             if (subject.detached.load(std::memory_order_acquire)) {
@@ -66,11 +68,11 @@ public:
             }
             counters.configuration_misses.add();
             counted_memory counted{memory_};
-            const auto failed = decode(counted, subject, registers, uncached);
+            const auto failed = decode(counted, true, subject, asked, registers, uncached);
             counters.configuration_accesses.add(counted.accesses());
             if (failed) {
                 counters.unresolved.add();
-                return refuse(subject, asked, *failed, fault);
+                return refuse(subject, uncached.overridden(asked), *failed, fault);
             }
             configuration = configurations_.publish(slot, ticket, uncached);
             if (configuration == nullptr) configuration = &uncached;
@@ -105,8 +107,8 @@ public:
     [[nodiscard]] outcome probe(const translation_subject& subject, const transaction& asked,
                                 Registers&& registers, translation_fault& fault) noexcept {
         stream_configuration configuration;
-        if (const auto failed = decode(memory_, subject, registers, configuration)) {
-            return refuse(subject, asked, *failed, fault);
+        if (const auto failed = decode(memory_, false, subject, asked, registers, configuration)) {
+            return refuse(subject, configuration.overridden(asked), *failed, fault);
         }
         if (configuration.mode == stream_mode::abort) {
             return refuse(subject, asked, configuration.why, fault);
@@ -117,16 +119,29 @@ public:
     }
 
 private:
-    /// What is configured for the device at this moment.
+    /// Without SubstreamIDs a slot has one configuration for all; then accesses
+    /// that carry one have no configuration at all.
+    [[nodiscard]] static constexpr bool serves(const stream_configuration& configuration,
+                                               const transaction& asked) noexcept {
+        if constexpr (F.substream_bits != 0) return configuration.serves(asked);
+        return !asked.has_substream;
+    }
+
+    /// What is configured for the device's accesses at this moment. Fetching it
+    /// may set flags in stage-2 tables.
     template <class View, class Registers>
     [[nodiscard]] static std::optional<resolve_fault>
-    decode(View& memory, const translation_subject& subject, Registers& registers,
-           stream_configuration& out) noexcept {
+    decode(View& memory, bool updates, const translation_subject& subject, const transaction& asked,
+           Registers& registers, stream_configuration& out) noexcept {
         if (subject.managed) {
-            out = untranslated(stream_world::managed, subject.window, false);
+            out = untranslated(stream_world::managed, subject.window, subject.incoming, false);
             return std::nullopt;
         }
-        return resolve_stream<F>(memory, registers(), subject.stream, subject.window, out);
+        guest_tables<View> tables{memory, updates};
+        resolve_request request{
+            .stream = subject.stream, .window = subject.window, .incoming = subject.incoming};
+        if (asked.has_substream) request.substream = asked.substream;
+        return resolve_stream<F>(tables, registers(), request, out);
     }
 
     /// Walks the tables, checks, and fills the TLB. The ticket comes before
@@ -227,6 +242,8 @@ private:
         fault.silent = why;
         fault.stream = subject.stream;
         fault.access_made = asked;
+        fault.substream = asked.substream;
+        fault.substream_valid = asked.has_substream;
         return outcome::refused({}, why);
     }
     [[nodiscard]] static outcome refuse(const translation_subject& subject,
@@ -236,6 +253,8 @@ private:
         fault.event = why.event;
         fault.stream = subject.stream;
         fault.access_made = asked;
+        fault.substream = asked.substream;
+        fault.substream_valid = asked.has_substream;
         fault.fetch_address = why.fetch_address;
         fault.record = why.record;
         fault.stage2 = why.stage2;
@@ -260,10 +279,10 @@ private:
                                 .fetch_address = walk.fetch_address,
                                 .record = abort || record,
                                 .stage2 = walk.stage2,
-                                .cls = abort ? spec::fault_class::TT : walk.cls,
+                                .cls = abort && !walk.stage2 ? spec::fault_class::TT : walk.cls,
                                 .ipa = walk.ipa,
                                 .may_stall = !abort && stall};
-        const outcome answer = refuse(subject, asked, why, fault);
+        const outcome answer = refuse(subject, configuration.overridden(asked), why, fault);
         fault.table_write = walk.table_write;
         fault.quiet = !abort && !walk.stage2 && configuration.quiet_stage1_faults;
         return answer;
