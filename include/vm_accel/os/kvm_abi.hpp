@@ -252,16 +252,28 @@ inline constexpr std::uint32_t set_x86_cpuid = writes<x86_cpuid_header>(0x90);
 inline constexpr std::uint32_t get_one_register = writes<one_register>(0xab);
 inline constexpr std::uint32_t set_one_register = writes<one_register>(0xac);
 inline constexpr std::uint32_t arm_init_vcpu = writes<arm_vcpu_init>(0xae);
+/// The argument is a count, and as many register numbers behind it.
+inline constexpr std::uint32_t get_register_list = exchanges<std::uint64_t>(0xb0);
+inline constexpr std::uint32_t get_power_state = reads<std::uint32_t>(0x98); ///< MP_STATE
+inline constexpr std::uint32_t set_power_state = writes<std::uint32_t>(0x99);
 
 /// KVM_DEV_TYPE_ARM_VGIC_V3 and its attribute groups.
 namespace gic_v3 {
 inline constexpr std::uint32_t device_type = 7;
 inline constexpr std::uint32_t group_address = 0;
+inline constexpr std::uint32_t group_distributor_registers = 1;
+inline constexpr std::uint32_t group_redistributor_registers = 5;
+inline constexpr std::uint32_t group_processor_registers = 6;
+inline constexpr std::uint32_t group_level_info = 7;
+inline constexpr std::uint32_t group_its_registers = 8;
 inline constexpr std::uint32_t group_interrupt_count = 3;
 inline constexpr std::uint32_t group_control = 4;
 inline constexpr std::uint64_t address_distributor = 2;
 inline constexpr std::uint64_t address_redistributor_region = 5;
 inline constexpr std::uint64_t control_init = 0;
+inline constexpr std::uint64_t control_its_save_tables = 1;
+inline constexpr std::uint64_t control_its_restore_tables = 2;
+inline constexpr std::uint64_t control_save_pending_tables = 3;
 } // namespace gic_v3
 
 /// Attribute group of a vCPU's timers (KVM_ARM_VCPU_TIMER_CTRL).
