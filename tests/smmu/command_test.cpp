@@ -311,7 +311,6 @@ TEST_CASE("StreamIDs that an invalidation of configurations names", "[smmu][comm
     };
     const auto r = GENERATE(
         row{"CFGI_STE", spec::cmd_cfgi_ste(stream_id{0x1234}, true), 0x1234, 0x1234},
-        row{"CFGI_CD", spec::cmd_cfgi_cd(stream_id{7}, substream_id{0}, true), 7, 7},
         row{"CFGI_CD_ALL", spec::cmd_cfgi_cd_all(stream_id{9}), 9, 9},
         row{"range of 2", spec::cmd_cfgi_ste_range(stream_id{8}, 0), 8, 9},
         row{"range of 2, from its second", spec::cmd_cfgi_ste_range(stream_id{9}, 0), 8, 9},
@@ -411,7 +410,9 @@ TEST_CASE("the addresses of a range are what counting gives", "[smmu][command]")
             .num = random() % 32, .scale = random() % 32, .tg = random() % 4, .ttl = random() % 4};
         const spec::command c = spec::tlbi_nh_va(vmid{0}, asid{1}, iova{address}, true, range);
         const command_action action = decode_command<stage1_features>(c);
-        if (range.tg != 0 && range.num == 0 && range.scale == 0 && range.ttl == 0) continue;
+        // Granules of 16 KiB have no leaves at level 1: that level is none.
+        const bool no_level = range.ttl == 0 || (range.tg == 2 && range.ttl == 1);
+        if (range.tg != 0 && range.num == 0 && range.scale == 0 && no_level) continue;
         CAPTURE(address, range.num, range.scale, range.tg);
         REQUIRE(action.what == command_action::kind::invalidate);
         const slow_range expected = slowly(address, range.tg, range.num, range.scale);

@@ -223,6 +223,8 @@ static_assert(!quiescence_policy<int>);
 struct options_archetype {
     static constexpr smmu_features features{};
     using quiescence = quiescence_archetype;
+    using fault_injection = no_fault_injection;
+    static constexpr stream_id message_requester{0};
     static constexpr std::size_t ports = 1;
     static constexpr std::size_t configurations = 1;
     static constexpr std::size_t contexts = 1;
@@ -247,6 +249,9 @@ struct changed_features : base {
 struct quiescence_is_none : base {
     using quiescence = int;
 };
+struct messages_from_a_number : base {
+    static constexpr std::uint32_t message_requester = 0;
+};
 struct no_ports : base {
     static constexpr std::size_t ports = 0;
 };
@@ -267,6 +272,7 @@ struct generation_of_33_bits : base {
 };
 static_assert(!smmu_options<features_are_a_number>);
 static_assert(!smmu_options<quiescence_is_none>);
+static_assert(!smmu_options<messages_from_a_number>);
 static_assert(!smmu_options<no_ports>);
 static_assert(!smmu_options<no_configurations>);
 static_assert(!smmu_options<no_contexts>);
@@ -281,15 +287,23 @@ static_assert(smmu_options<changed_features<[](features&) {}>>);
 static_assert(smmu_options<changed_features<[](features& f) { f.output_bits = 48; }>>);
 static_assert(smmu_options<changed_features<[](features& f) { f.stream_bits = 32; }>>);
 static_assert(!smmu_options<changed_features<[](features& f) { f.stage1 = false; }>>);
-static_assert(!smmu_options<changed_features<[](features& f) { f.stage2 = true; }>>);
+static_assert(smmu_options<changed_features<[](features& f) { f.stage2 = true; }>>);
 static_assert(!smmu_options<changed_features<[](features& f) { f.granule_4k = false; }>>);
-static_assert(!smmu_options<changed_features<[](features& f) { f.granule_16k = true; }>>);
-static_assert(!smmu_options<changed_features<[](features& f) { f.granule_64k = true; }>>);
+static_assert(smmu_options<changed_features<[](features& f) { f.granule_16k = true; }>>);
+static_assert(smmu_options<changed_features<[](features& f) { f.granule_64k = true; }>>);
 static_assert(!smmu_options<changed_features<[](features& f) { f.hyp = true; }>>);
-static_assert(!smmu_options<changed_features<[](features& f) { f.vmid16 = true; }>>);
-static_assert(!smmu_options<changed_features<[](features& f) { f.substream_bits = 1; }>>);
+static_assert(smmu_options<changed_features<[](features& f) { f.vmid16 = true; }>>);
+static_assert(smmu_options<changed_features<[](features& f) { f.substream_bits = 1; }>>);
 static_assert(!smmu_options<changed_features<[](features& f) { f.output_bits = 43; }>>);
-static_assert(!smmu_options<changed_features<[](features& f) { f.output_bits = 52; }>>);
+static_assert(smmu_options<changed_features<[](features& f) { f.output_bits = 52; }>>);
+static_assert(!smmu_options<changed_features<[](features& f) { f.vax52 = true; }>>);
+static_assert(!smmu_options<changed_features<[](features& f) { f.mpam = true; }>>);
+static_assert(!smmu_options<changed_features<[](features& f) { f.bbml = 3; }>>);
+static_assert(!smmu_options<changed_features<[](features& f) { f.httu = 3; }>>);
+static_assert(!smmu_options<changed_features<[](features& f) { f.pri = true; }>>);
+static_assert(!smmu_options<changed_features<[](features& f) { f.ecmdq_log2 = 1; }>>);
+static_assert(!smmu_options<changed_features<[](features& f) { f.stall_max = 0; }>>);
+static_assert(!smmu_options<changed_features<[](features& f) { f.substream_bits = 21; }>>);
 static_assert(!smmu_options<changed_features<[](features& f) { f.stream_bits = 0; }>>);
 static_assert(!smmu_options<changed_features<[](features& f) { f.stream_bits = 33; }>>);
 static_assert(!smmu_options<changed_features<[](features& f) { f.command_queue_log2 = 20; }>>);

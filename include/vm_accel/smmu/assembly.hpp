@@ -14,6 +14,7 @@
 #include <vm_accel/smmu/control/event_queue.hpp>
 #include <vm_accel/smmu/control/quiescence.hpp>
 #include <vm_accel/smmu/control/register_file.hpp>
+#include <vm_accel/smmu/executor.hpp>
 #include <vm_accel/smmu/host/attachment_set.hpp>
 #include <vm_accel/smmu/host/dma_port.hpp>
 #include <vm_accel/smmu/host/host_errors.hpp>
@@ -107,14 +108,12 @@ struct smmu_assembly {
                 registers.records_bad_stream_id(), registers.stream_table_base(),
                 registers.stream_table_shape()};
     }
-    /// Empties the slots of StreamIDs, for the control plane.
-    [[nodiscard]] auto emptier() noexcept {
-        return [this](std::uint32_t first, std::uint32_t last) noexcept {
-            attachments.empty_slots(configurations, first, last);
-        };
+    /// What commands set in motion, for the control plane.
+    [[nodiscard]] executor<smmu_assembly> execute_by() noexcept {
+        return executor<smmu_assembly>{*this};
     }
     [[nodiscard]] effects service() noexcept {
-        return control.service(own_memory(), emptier(), Options::commands_per_call);
+        return control.service(own_memory(), execute_by(), Options::commands_per_call);
     }
 
     // What ports call.
@@ -176,8 +175,8 @@ struct smmu_assembly {
             told = monitor.take_interrupt();
             // To memory under the lock, because memory goes away under it only.
             const le32 data{told.message.data};
-            if (told.message && own_memory().write(pa{told.message.address},
-                                                   std::as_bytes(std::span{&data, 1}))) {
+            if (told.message &&
+                own_memory().write(pa{told.message.address}, std::as_bytes(std::span{&data, 1}))) {
                 told.message = {};
             }
         }
@@ -230,24 +229,51 @@ struct smmu_assembly {
                 if (!held) return;
                 if (look_wanted.exchange(false, std::memory_order_seq_cst)) out = service();
             }
-            out.drain_commands = false;
-            act(out);
+            if (deliver(out)) look_wanted.store(true, std::memory_order_seq_cst);
         }
         deferred.signal();
     }
 
-    /// Delivers effects. Called with no lock held and no guard of ours open.
+    /// Acts on effects. Called with no lock held and no guard of ours open.
     void act(const effects& out) noexcept {
+        if (deliver(out) || out.drain_commands) look_again();
+    }
+    /// Pulses lines and sends messages. True = the control side has to look:
+    /// where an interrupt goes is decided under its lock.
+    [[nodiscard]] bool deliver(const effects& out) noexcept {
+        if (out.wake_poll) deferred.signal();
         const auto pulse = [this](bool wanted, wired_interrupt line) noexcept {
             if (!wanted || injection.drops(line)) return;
             interrupts.fetch_add(1, std::memory_order_relaxed);
             sink->pulse(line);
         };
-        pulse(out.raise_eventq, wired_interrupt::eventq);
         pulse(out.raise_cmdq_sync, wired_interrupt::cmdq_sync);
+        if (F.msi && !out.routed) {
+            control.ask_for(out);
+            return out.raise_eventq || out.raise_priq || out.raise_gerror;
+        }
+        pulse(out.raise_eventq, wired_interrupt::eventq);
+        pulse(out.raise_priq, wired_interrupt::priq);
         pulse(out.raise_gerror, wired_interrupt::gerror);
-        if (out.wake_poll) deferred.signal();
-        if (out.drain_commands) look_again();
+        if constexpr (F.msi) return send_messages(out);
+        return false;
+    }
+    /// To doorbells. One that nobody takes is an error, which has an interrupt
+    /// of its own; true = it is to be looked at.
+    [[nodiscard]] bool send_messages(const effects& out) noexcept {
+        effects failed;
+        for (std::size_t i = 0; i < out.messages.size(); ++i) {
+            const interrupt_message& message = out.messages[i];
+            const auto line = static_cast<wired_interrupt>(i);
+            if (!message || injection.drops(line)) continue;
+            interrupts.fetch_add(1, std::memory_order_relaxed);
+            if (!sink->signal_msi(Options::message_requester, pa{message.address}, message.data)) {
+                failed.raise_gerror =
+                    registers.raise_error(message_abort_of(line)) || failed.raise_gerror;
+            }
+        }
+        control.ask_for(failed);
+        return failed.raise_gerror;
     }
 
     /// Runs a change under the control lock, waits until every guard that was

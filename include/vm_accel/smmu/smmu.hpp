@@ -35,7 +35,7 @@ public:
     using port = typename parts::port;
     static constexpr std::string_view name = "smmu";
     /// Bytes of the register window.
-    static constexpr std::uint64_t mmio_size = spec::mmio_size;
+    static constexpr std::uint64_t mmio_size = register_file<F>::window_bytes;
     static constexpr smmu_features features = F;
 
     smmu() = default;
@@ -85,7 +85,7 @@ public:
         if (!is_initialized()) return;
         auto held = parts_.lock();
         held.after = parts_.control.write(offset, size, value, parts_.own_memory(),
-                                          parts_.emptier(), Options::commands_per_call);
+                                          parts_.execute_by(), Options::commands_per_call);
     }
 
     /// Goes on with deferred work. True = there is more: call again.
@@ -108,7 +108,7 @@ public:
     [[nodiscard]] result<> reset() noexcept {
         return parts_.waiting(
             [this]() noexcept -> result<> {
-                parts_.control.begin_reset(parts_.emptier());
+                parts_.control.begin_reset(parts_.execute_by());
                 return {};
             },
             [this]() noexcept { parts_.control.finish_reset(); });

@@ -274,6 +274,47 @@ struct GATOS_PAR {
     using ATTR = field<0, 63, 56>; ///< FAULT == 0
 };
 
+/// Largest PARTID and PMG (6.3.41).
+struct MPAMIDR {
+    using PARTID_MAX = field<0, 15, 0>;
+    using PMG_MAX = field<0, 23, 16>;
+};
+/// PARTID and PMG of the SMMU's own accesses (6.3.42), and of transactions
+/// while SMMUEN is 0 (6.3.43). They change like GBPA: with Update set.
+struct GMPAM {
+    using PARTID = field<0, 15, 0>;
+    using PMG = field<0, 23, 16>;
+    using UPDATE = field<0, 31, 31>;
+};
+using GBPMPAM = GMPAM;
+
+/// Where a page of enhanced command queues is, from the start of page 0
+/// (6.3.49); CFG.EN and STATUS.ENACK read as 1 (6.3.50, 6.3.51).
+struct CMDQ_CONTROL_PAGE_BASE {
+    using PRESET = field<0, 0, 0>; ///< 1: the queues' controls are registers
+    using CMDQGS = field<0, 2, 1>; ///< 1: the page is 64 KiB
+    using ADDR = field<0, 55, 16>;
+};
+struct CMDQ_CONTROL_PAGE_CFG {
+    using EN = field<0, 0, 0>;
+};
+struct CMDQ_CONTROL_PAGE_STATUS {
+    using ENACK = field<0, 0, 0>;
+};
+/// Indices of an enhanced command queue (6.3.108, 6.3.109). An error is active
+/// while ERR and ERRACK differ.
+struct ECMDQ_PROD {
+    using WR = field<0, 19, 0>;
+    using ERRACK = field<0, 23, 23>;
+    using EN = field<0, 31, 31>;
+};
+struct ECMDQ_CONS {
+    using RD = field<0, 19, 0>;
+    using ERR = field<0, 23, 23>;
+    using ERR_REASON = field<0, 26, 24>; ///< a CERROR code
+    using ENACK = field<0, 31, 31>;
+};
+
 // Golden words: what Linux writes when it brings an SMMU up.
 static_assert((CR0::CMDQEN::mask | CR0::EVENTQEN::mask | CR0::SMMUEN::mask) == 0xd);
 static_assert((CR2::PTM::mask | CR2::RECINVSID::mask) == 0x6);

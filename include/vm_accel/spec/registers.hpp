@@ -1,6 +1,7 @@
 /// The SMMUv3 register map as facts (IHI 0070, chapter 6), without behaviour.
 ///
-/// Two 64 KiB pages. `registers` has one row per register, in order of offset;
+/// Two 64 KiB pages, and one more where there are enhanced command queues
+/// (CMDQ_CONTROL_PAGE_BASE0 says where). `registers` has one row per register, in order of offset;
 /// `reg` names the offsets; one struct per register names its fields. A
 /// register is one word: read a field with `CR0::SMMUEN::of(value)`, compose
 /// one with `CR0::SMMUEN::in_place(1)` (the structs are in register_fields.hpp).
@@ -8,8 +9,9 @@
 ///
 /// The event and PRI queue indices live in page 1. An implementation may alias
 /// them at the same offsets of page 0 (else those read as zero), so they have
-/// no row there. Registers of MPAM, DPT, the secure and the Realm interfaces
-/// have no rows yet.
+/// no row there. Nor have the registers of enhanced command queues, whose place
+/// depends on their number. Registers of DPT, the secure and the Realm
+/// interfaces have no rows yet.
 #pragma once
 
 #include <vm_accel/spec/register_fields.hpp>
@@ -21,7 +23,7 @@
 
 namespace vm_accel::inline v0::spec {
 
-/// Bytes of the whole register window: page 0, then page 1.
+/// Bytes of page 0 and page 1.
 inline constexpr std::uint64_t mmio_size = 0x20000;
 /// Bytes of each of the two pages.
 inline constexpr std::uint64_t mmio_page_size = 0x10000;
@@ -67,6 +69,9 @@ inline constexpr std::uint32_t GATOS_CTRL = 0x100;
 inline constexpr std::uint32_t GATOS_SID = 0x108;
 inline constexpr std::uint32_t GATOS_ADDR = 0x110;
 inline constexpr std::uint32_t GATOS_PAR = 0x118;
+inline constexpr std::uint32_t MPAMIDR = 0x130;
+inline constexpr std::uint32_t GMPAM = 0x138;
+inline constexpr std::uint32_t GBPMPAM = 0x13c;
 inline constexpr std::uint32_t VATOS_SEL = 0x180;
 inline constexpr std::uint32_t IDR6 = 0x190;
 inline constexpr std::uint32_t PIDR4 = 0xfd0;
@@ -81,6 +86,9 @@ inline constexpr std::uint32_t CIDR0 = 0xff0;
 inline constexpr std::uint32_t CIDR1 = 0xff4;
 inline constexpr std::uint32_t CIDR2 = 0xff8;
 inline constexpr std::uint32_t CIDR3 = 0xffc;
+inline constexpr std::uint32_t CMDQ_CONTROL_PAGE_BASE0 = 0x4000;
+inline constexpr std::uint32_t CMDQ_CONTROL_PAGE_CFG0 = 0x4008;
+inline constexpr std::uint32_t CMDQ_CONTROL_PAGE_STATUS0 = 0x400c;
 inline constexpr std::uint32_t EVENTQ_PROD = 0x100a8;
 inline constexpr std::uint32_t EVENTQ_CONS = 0x100ac;
 inline constexpr std::uint32_t PRIQ_PROD = 0x100c8;
@@ -140,6 +148,9 @@ inline constexpr auto registers = [] {
         {reg::GATOS_SID, 8, read_write, "GATOS_SID"},
         {reg::GATOS_ADDR, 8, read_write, "GATOS_ADDR"},
         {reg::GATOS_PAR, 8, read_only, "GATOS_PAR"},
+        {reg::MPAMIDR, 4, read_only, "MPAMIDR"},
+        {reg::GMPAM, 4, read_write, "GMPAM"},
+        {reg::GBPMPAM, 4, read_write, "GBPMPAM"},
         {reg::VATOS_SEL, 4, read_write, "VATOS_SEL"},
         {reg::IDR6, 4, read_only, "IDR6"},
         {reg::PIDR4, 4, read_only, "PIDR4"},
@@ -154,6 +165,9 @@ inline constexpr auto registers = [] {
         {reg::CIDR1, 4, read_only, "CIDR1"},
         {reg::CIDR2, 4, read_only, "CIDR2"},
         {reg::CIDR3, 4, read_only, "CIDR3"},
+        {reg::CMDQ_CONTROL_PAGE_BASE0, 8, read_only, "CMDQ_CONTROL_PAGE_BASE0"},
+        {reg::CMDQ_CONTROL_PAGE_CFG0, 4, read_only, "CMDQ_CONTROL_PAGE_CFG0"},
+        {reg::CMDQ_CONTROL_PAGE_STATUS0, 4, read_only, "CMDQ_CONTROL_PAGE_STATUS0"},
         {reg::EVENTQ_PROD, 4, read_write, "EVENTQ_PROD"},
         {reg::EVENTQ_CONS, 4, read_write, "EVENTQ_CONS"},
         {reg::PRIQ_PROD, 4, read_write, "PRIQ_PROD"},

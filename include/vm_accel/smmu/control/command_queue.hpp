@@ -1,5 +1,5 @@
-/// The command queue: fetching, errors, and where consumption stands
-/// (IHI 0070, 3.5.2, 7.1).
+/// Command queues: fetching, errors, and where consumption stands (IHI 0070,
+/// 3.5.2, 3.5.6, 7.1).
 #pragma once
 
 #include <vm_accel/guest/guest_memory.hpp>
@@ -21,20 +21,24 @@ enum class command_fetch : std::uint8_t {
     failed,  ///< the command could not be read: report CERROR_ABT
 };
 
+/// One queue: number 0 is the Command queue, the others are the enhanced ones.
+///
 /// Threads: all under the control lock.
 template <smmu_features F>
 class command_queue {
 public:
+    command_queue() noexcept = default;
+    explicit command_queue(unsigned number) noexcept : number_(number) {}
+
     /// Copies the command at CONS. It stays there until consume().
     template <guest_memory Memory>
     [[nodiscard]] command_fetch fetch(register_file<F>& registers, const Memory& memory,
                                       spec::command& out) const noexcept {
-        if (!registers.commands_enabled() || registers.error_active(spec::GERROR::CMDQ_ERR::mask)) {
-            return command_fetch::none;
-        }
-        const queue_place queue = place(registers);
-        const std::uint32_t cons = registers.command_cons().load(std::memory_order_relaxed);
-        const std::uint32_t prod = registers.command_prod().load(std::memory_order_acquire);
+        if (!registers.commands_run(number_)) return command_fetch::none;
+        const command_registers& own = registers.commands(number_);
+        const queue_place queue = place(own);
+        const std::uint32_t cons = own.cons.load(std::memory_order_relaxed);
+        const std::uint32_t prod = own.prod.load(std::memory_order_acquire);
         if (queue.shape.is_empty(prod, cons)) return command_fetch::none;
         const std::uint64_t at =
             queue.base + std::uint64_t{queue.shape.entry(cons)} * sizeof(spec::command);
@@ -42,32 +46,29 @@ public:
         return read ? command_fetch::command : command_fetch::failed;
     }
 
-    /// Moves CONS past the command. Its ERR field keeps its value.
+    /// Moves CONS past the command. Its other fields keep their values.
     void consume(register_file<F>& registers) const noexcept {
-        const queue_place queue = place(registers);
-        const std::uint32_t cons = registers.command_cons().load(std::memory_order_relaxed);
-        const auto error = cons & static_cast<std::uint32_t>(spec::CMDQ_CONS::ERR::mask);
-        registers.command_cons().store(queue.shape.next(cons) | error, std::memory_order_release);
+        command_registers& own = registers.commands(number_);
+        const std::uint32_t cons = own.cons.load(std::memory_order_relaxed);
+        const auto others = cons & ~static_cast<std::uint32_t>(spec::CMDQ_CONS::RD::mask);
+        own.cons.store(place(own).shape.next(cons) | others, std::memory_order_release);
     }
 
     /// Stops consumption with a CERROR code, CONS on the command that failed.
     [[nodiscard]] effects stop(register_file<F>& registers, std::uint64_t cerror) const noexcept {
-        const std::uint32_t cons = registers.command_cons().load(std::memory_order_relaxed);
-        const auto others = cons & ~static_cast<std::uint32_t>(spec::CMDQ_CONS::ERR::mask);
-        registers.command_cons().store(
-            others | static_cast<std::uint32_t>(spec::CMDQ_CONS::ERR::in_place(cerror)),
-            std::memory_order_release);
+        const bool raised = registers.stop_commands(number_, cerror);
         effects out;
-        out.raise_gerror = registers.raise_error(spec::GERROR::CMDQ_ERR::mask) &&
-                           registers.gerror_interrupt_enabled();
+        out.raise_gerror = raised && registers.gerror_interrupt_enabled();
         return out;
     }
 
 private:
-    [[nodiscard]] static queue_place place(register_file<F>& registers) noexcept {
-        return queue_place::of(registers.command_queue_base(), F.command_queue_log2,
+    [[nodiscard]] static queue_place place(const command_registers& own) noexcept {
+        return queue_place::of(own.base.load(std::memory_order_relaxed), F.command_queue_log2,
                                sizeof(spec::command));
     }
+
+    unsigned number_ = 0;
 };
 
 } // namespace vm_accel::inline v0

@@ -5,11 +5,14 @@
 #include <vm_accel/smmu/caches/configuration_cache.hpp>
 #include <vm_accel/smmu/caches/tlb_policy.hpp>
 #include <vm_accel/smmu/control/command_decoder.hpp>
+#include <vm_accel/smmu/control/command_executor.hpp>
 #include <vm_accel/smmu/control/command_queue.hpp>
 #include <vm_accel/smmu/control/effects.hpp>
+#include <vm_accel/smmu/control/message.hpp>
 #include <vm_accel/smmu/control/quiescence.hpp>
 #include <vm_accel/smmu/control/register_file.hpp>
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 
@@ -17,128 +20,87 @@ namespace vm_accel::inline v0 {
 
 /// Executes register writes and commands.
 ///
-/// Threads: every call is made under the SMMU's control lock. None waits: a
-/// CMD_SYNC or a CR0 change that must wait for device threads stays pending,
-/// and service() looks again. `Streams` is a callable (first, last) that
-/// empties the configuration slots of those StreamIDs.
+/// Threads: every call is made under the SMMU's control lock, but ask_for(). None
+/// waits: a CMD_SYNC or a CR0 change that must wait for device threads stays
+/// pending, and service() looks again.
 template <smmu_features F, tlb_policy Tlb, quiescence_policy Quiescence>
 class control_plane {
 public:
     control_plane(Tlb& tlb, configuration_cache& configurations, register_file<F>& registers,
                   quiescence_domain<Quiescence>& guards) noexcept
-        : tlb_(tlb), configurations_(configurations), registers_(registers), guards_(guards) {}
+        : tlb_(tlb), configurations_(configurations), registers_(registers), guards_(guards) {
+        for (unsigned n = 0; n < queues_.size(); ++n)
+            queues_[n].queue = command_queue<F>{n};
+    }
 
     /// False = out of memory.
     [[nodiscard]] bool allocate() noexcept {
-        return sync_grace_.allocate(guards_.capacity()) &&
-               acknowledge_grace_.allocate(guards_.capacity());
+        for (consumer& c : queues_) {
+            if (!c.grace.allocate(guards_.capacity())) return false;
+        }
+        return acknowledge_grace_.allocate(guards_.capacity());
     }
 
     /// Registers whose value may depend on work that can go on now.
     [[nodiscard]] static constexpr bool read_depends_on_work(std::uint64_t offset) noexcept {
+        if (offset >= spec::mmio_size) return (offset & 0xf) == 0xc; // ECMDQ_CONS
         const std::uint64_t at = offset & (spec::mmio_page_size - 1);
         return at == spec::reg::CMDQ_CONS || at == spec::reg::CR0ACK || at == spec::reg::GBPA;
     }
 
-    template <guest_memory Memory, class Streams>
+    template <guest_memory Memory, command_executor Executor>
     [[nodiscard]] effects write(std::uint64_t offset, unsigned size, std::uint64_t value,
-                                const Memory& memory, Streams&& streams, unsigned budget) noexcept {
+                                Memory& memory, Executor&& executor, unsigned budget) noexcept {
         if (resetting_) return {};
+        effects out;
+        // What was raised before the write goes where it was to go then.
+        router_.route(registers_, memory, out);
         const register_effect effect = registers_.write(offset, size, value);
-        if (effect.streams_changed) streams(0U, ~0U);
-        if (effect.enables_changed && !registers_.commands_enabled()) {
-            sync_waits_ = false; // it stays at CONS, and starts over when the queue is on again
-        }
+        if (effect.streams_changed) executor.forget_streams(0U, ~0U);
+        if (effect.smmu_disabled) executor.smmu_disabled();
+        if (effect.atos_started) executor.run_atos();
+        // A CMD_SYNC stays at CONS, and starts over when its queue is on again.
+        if (effect.enables_changed && !registers_.commands_enabled()) queues_[0].waits = false;
+        if (effect.queue_disabled != 0) queues_[effect.queue_disabled].waits = false;
         if (effect.enables_changed || effect.bypass_changed) {
             acknowledge_owed_ = true;
             start(acknowledge_grace_);
         }
-        return service(memory, streams, budget);
+        serve(memory, executor, budget, out);
+        return out;
     }
 
     /// Completes what has become complete, then executes at most `budget`
     /// commands. effects::wake_poll = more are waiting.
-    template <guest_memory Memory, class Streams>
-    [[nodiscard]] effects service(const Memory& memory, Streams&& streams,
-                                  unsigned budget) noexcept {
+    template <guest_memory Memory, command_executor Executor>
+    [[nodiscard]] effects service(Memory& memory, Executor&& executor, unsigned budget) noexcept {
         effects out;
-        if (finished(acknowledge_grace_) && acknowledge_owed_) {
-            acknowledge_owed_ = false;
-            registers_.acknowledge();
-        }
-        if (configurations_.sweep_wanted()) {
-            configurations_.sweep([this] { tlb_.invalidate(invalidation_scope::all()); });
-        }
-        const bool synced = finished(sync_grace_);
-        if (sync_waits_) {
-            if (!synced) return out;
-            sync_waits_ = false;
-            out |= complete_sync();
-        }
-        for (unsigned done = 0; done < budget; ++done) {
-            spec::command command;
-            switch (queue_.fetch(registers_, memory, command)) {
-            case command_fetch::none:
-                return out;
-            case command_fetch::failed:
-                out |= queue_.stop(registers_, spec::CERROR_ABT);
-                return out;
-            case command_fetch::command:
-                break;
-            }
-            const command_action action = decode_command<F>(command);
-            switch (action.what) {
-            case command_action::kind::illegal:
-                out |= queue_.stop(registers_, spec::CERROR_ILL);
-                return out;
-            case command_action::kind::sync:
-                sync_interrupt_ = action.interrupt;
-                if (invalidated_) {
-                    start(sync_grace_);
-                    if (!finished(sync_grace_)) {
-                        sync_waits_ = true;
-                        return out;
-                    }
-                }
-                out |= complete_sync();
-                continue;
-            case command_action::kind::streams:
-                streams(action.first_stream, action.last_stream);
-                invalidated_ = true;
-                break;
-            case command_action::kind::invalidate:
-                invalidate(action.scope);
-                break;
-            case command_action::kind::nothing:
-                break;
-            }
-            consume();
-        }
-        out.wake_poll = true;
+        serve(memory, executor, budget, out);
         return out;
     }
 
     /// Makes translations inside the scope unreachable. Constant time but for
     /// scopes by address; the rare sweep is paid by one call in 2^31.
     void invalidate(const invalidation_scope& scope) noexcept {
-        if (scope.by_address()) {
-            tlb_.invalidate(scope);
-        } else if (configurations_.invalidate(scope)) {
-            tlb_.invalidate(invalidation_scope::all());
-        }
-        invalidated_ = true;
+        forget(scope);
+        queues_[0].invalidated = true;
     }
 
+    /// Leaves interrupts to the next service(). From any thread, without the lock.
+    void ask_for(const effects& raised) noexcept { router_.ask(raised); }
+
     /// A reset in two steps, with a wait for the guards between them: first
-    /// everything is disabled, and a waiting CMD_SYNC forgotten; then nobody
-    /// uses the registers any more, and they get their reset values. Register
-    /// writes in between are ignored.
-    template <class Streams>
-    void begin_reset(Streams&& streams) noexcept {
+    /// everything is disabled, and waiting CMD_SYNCs forgotten; then nobody uses
+    /// the registers any more, and they get their reset values. Register writes
+    /// in between are ignored.
+    template <command_executor Executor>
+    void begin_reset(Executor&& executor) noexcept {
         resetting_ = true;
         registers_.disable();
-        streams(0U, ~0U);
-        sync_waits_ = false;
+        executor.forget_streams(0U, ~0U);
+        executor.smmu_disabled();
+        for (consumer& c : queues_)
+            c.waits = c.sent_to_atc = false;
         acknowledge_owed_ = false;
         invalidate(invalidation_scope::all());
     }
@@ -162,35 +124,183 @@ public:
         return true;
     }
 
-    [[nodiscard]] bool sync_pending() const noexcept { return sync_waits_; }
+    [[nodiscard]] bool sync_pending() const noexcept {
+        for (const consumer& c : queues_) {
+            if (c.waits) return true;
+        }
+        return false;
+    }
     [[nodiscard]] std::uint64_t commands() const noexcept { return commands_; }
     [[nodiscard]] std::uint64_t syncs() const noexcept { return syncs_; }
 
 private:
-    void consume() noexcept {
-        queue_.consume(registers_);
-        ++commands_;
+    /// A queue, and the CMD_SYNC at its head.
+    struct consumer {
+        command_queue<F> queue{};
+        grace_period grace{};
+        bool waits = false;       ///< a CMD_SYNC waits for guards or for devices
+        bool invalidated = false; ///< since the last CMD_SYNC
+        bool sent_to_atc = false; ///< likewise
+        bool interrupt = false;   ///< the waiting CMD_SYNC's
+        interrupt_message message{};
+    };
+
+    template <guest_memory Memory, class Executor>
+    void serve(Memory& memory, Executor& executor, unsigned budget, effects& out) noexcept {
+        if (finished(acknowledge_grace_) && acknowledge_owed_) {
+            acknowledge_owed_ = false;
+            registers_.acknowledge();
+        }
+        if (configurations_.sweep_wanted()) {
+            configurations_.sweep([this] { tlb_.invalidate(invalidation_scope::all()); });
+        }
+        // Each queue in its turn, a different one first each time.
+        for (std::size_t i = 0; i < queues_.size(); ++i) {
+            consume_from(queues_[(turn_ + i) % queues_.size()], memory, executor, budget, out);
+        }
+        turn_ = (turn_ + 1) % queues_.size();
+        router_.route(registers_, memory, out);
     }
 
-    [[nodiscard]] effects complete_sync() noexcept {
-        invalidated_ = false;
-        consume();
+    /// Takes from `budget` what it executes.
+    template <guest_memory Memory, class Executor>
+    void consume_from(consumer& from, Memory& memory, Executor& executor, unsigned& budget,
+                      effects& out) noexcept {
+        const bool passed = finished(from.grace);
+        if (from.waits && !(passed && complete_sync(from, memory, executor, out))) return;
+        for (; budget != 0; --budget) {
+            spec::command command;
+            switch (from.queue.fetch(registers_, memory, command)) {
+            case command_fetch::none:
+                return;
+            case command_fetch::failed:
+                out |= from.queue.stop(registers_, spec::CERROR_ABT);
+                return;
+            case command_fetch::command:
+                break;
+            }
+            const command_action action = decode_command<F>(command, registers_.el2_host());
+            if (action.what == command_action::kind::illegal) {
+                out |= from.queue.stop(registers_, spec::CERROR_ILL);
+                return;
+            }
+            if (action.what == command_action::kind::sync) {
+                // One message at a time: the next one waits until this is delivered.
+                if (out.message(wired_interrupt::cmdq_sync)) {
+                    out.wake_poll = true;
+                    return;
+                }
+                if (!execute_sync(from, action, memory, executor, out)) return;
+                continue;
+            }
+            execute(from, action, executor, out);
+            consume(from);
+        }
+        out.wake_poll = true;
+    }
+
+    template <class Executor>
+    void execute(consumer& from, const command_action& action, Executor& executor,
+                 effects& out) noexcept {
+        const bool enabled = registers_.smmu_enabled();
+        switch (action.what) {
+        case command_action::kind::streams:
+            executor.forget_streams(action.first_stream, action.last_stream);
+            from.invalidated = true;
+            break;
+        case command_action::kind::context:
+            executor.forget_context(action);
+            from.invalidated = true;
+            break;
+        case command_action::kind::invalidate:
+            forget(action.scope);
+            if (action.also) forget(*action.also);
+            from.invalidated = true;
+            break;
+        case command_action::kind::prefetch:
+            if (enabled) executor.prefetch(action);
+            break;
+        case command_action::kind::invalidate_atc:
+            if (!enabled) break;
+            out |= executor.invalidate_atc(action);
+            from.sent_to_atc = true;
+            break;
+        case command_action::kind::answer_pages:
+            if (enabled) out |= executor.answer_pages(action);
+            break;
+        case command_action::kind::resume:
+            out |= executor.resume(action);
+            break;
+        case command_action::kind::terminate_stalls:
+            out |= executor.terminate_stalls(action);
+            break;
+        case command_action::kind::illegal:
+        case command_action::kind::sync:
+            break;
+        }
+    }
+
+    /// Starts what the CMD_SYNC waits for. True = it is complete already.
+    template <guest_memory Memory, class Executor>
+    [[nodiscard]] bool execute_sync(consumer& from, const command_action& action, Memory& memory,
+                                    Executor& executor, effects& out) noexcept {
+        from.interrupt = action.interrupt;
+        from.message = action.message;
+        if (from.invalidated) {
+            start(from.grace);
+            if (!finished(from.grace)) {
+                from.waits = true;
+                return false;
+            }
+        }
+        return complete_sync(from, memory, executor, out);
+    }
+
+    /// Completes a CMD_SYNC whose grace period has passed, unless devices have
+    /// still to answer, or one did not. CONS moves before the message is written.
+    template <guest_memory Memory, class Executor>
+    [[nodiscard]] bool complete_sync(consumer& from, Memory& memory, Executor& executor,
+                                     effects& out) noexcept {
+        const atc_progress progress = from.sent_to_atc ? executor.atc() : atc_progress::done;
+        from.waits = progress == atc_progress::pending;
+        if (from.waits) return false;
+        from.sent_to_atc = false;
+        if (progress == atc_progress::failed) {
+            out |= from.queue.stop(registers_, spec::CERROR_ATC_INV_SYNC);
+            return false;
+        }
+        from.invalidated = false;
+        consume(from);
         ++syncs_;
-        effects out;
-        out.raise_cmdq_sync = sync_interrupt_;
-        return out;
+        if (!from.interrupt) return true;
+        if (!from.message) {
+            out.raise_cmdq_sync = true;
+        } else if (!write_message(memory, from.message)) {
+            out.message(wired_interrupt::cmdq_sync) = from.message;
+        }
+        return true;
+    }
+
+    void forget(const invalidation_scope& scope) noexcept {
+        if (scope.by_address()) {
+            tlb_.invalidate(scope);
+        } else if (configurations_.invalidate(scope)) {
+            tlb_.invalidate(invalidation_scope::all());
+        }
+    }
+    void consume(consumer& from) noexcept {
+        from.queue.consume(registers_);
+        ++commands_;
     }
 
     Tlb& tlb_;
     configuration_cache& configurations_;
     register_file<F>& registers_;
     quiescence_domain<Quiescence>& guards_;
-    command_queue<F> queue_;
-    grace_period sync_grace_;
+    std::array<consumer, register_file<F>::command_queues> queues_{};
+    interrupt_router<F> router_;
     grace_period acknowledge_grace_;
-    bool sync_waits_ = false;
-    bool sync_interrupt_ = false;
-    bool invalidated_ = false; ///< since the last CMD_SYNC
+    std::size_t turn_ = 0;
     bool acknowledge_owed_ = false;
     bool resetting_ = false;
     std::uint64_t commands_ = 0;

@@ -1,6 +1,11 @@
 /// What a part of the SMMU asks its owner to do next.
 #pragma once
 
+#include <vm_accel/guest/interrupt_sink.hpp>
+#include <vm_accel/smmu/vocabulary/interrupt_message.hpp>
+
+#include <array>
+#include <cstddef>
 #include <cstdint>
 
 namespace vm_accel::inline v0 {
@@ -8,20 +13,36 @@ namespace vm_accel::inline v0 {
 /// Effects are values: parts return them, smmu.hpp acts on them once no lock
 /// is held and no guard is open.
 struct effects {
-    bool raise_eventq = false;    ///< pulse the event queue interrupt
-    bool raise_gerror = false;    ///< pulse the global error interrupt
+    bool raise_eventq = false;    ///< the event queue interrupt
+    bool raise_priq = false;      ///< the page request queue interrupt
+    bool raise_gerror = false;    ///< the global error interrupt
     bool raise_cmdq_sync = false; ///< pulse the CMD_SYNC interrupt
+    bool routed = false;          ///< what is raised goes by wire, and `messages` is the rest
     bool drain_commands = false;  ///< commands wait, or a CMD_SYNC may complete now
     bool drain_events = false;    ///< event records wait, to be written inside a new guard
     bool wake_poll = false;       ///< more work is left than one call may do
+    /// Messages to something that is not memory, by the line they stand for.
+    std::array<interrupt_message, wired_interrupt_count> messages{};
+
+    [[nodiscard]] constexpr interrupt_message& message(wired_interrupt line) noexcept {
+        return messages[static_cast<std::size_t>(line)];
+    }
+    [[nodiscard]] constexpr const interrupt_message& message(wired_interrupt line) const noexcept {
+        return messages[static_cast<std::size_t>(line)];
+    }
 
     constexpr effects& operator|=(const effects& other) noexcept {
         raise_eventq = raise_eventq || other.raise_eventq;
+        raise_priq = raise_priq || other.raise_priq;
         raise_gerror = raise_gerror || other.raise_gerror;
         raise_cmdq_sync = raise_cmdq_sync || other.raise_cmdq_sync;
+        routed = routed && other.routed;
         drain_commands = drain_commands || other.drain_commands;
         drain_events = drain_events || other.drain_events;
         wake_poll = wake_poll || other.wake_poll;
+        for (std::size_t i = 0; i < messages.size(); ++i) {
+            if (other.messages[i]) messages[i] = other.messages[i];
+        }
         return *this;
     }
 };

@@ -8,30 +8,54 @@
 
 namespace vm_accel::inline v0 {
 
-/// IDR0 to IDR5 and AIDR of a device with features F (IHI 0070, 6.3.1 to 6.3.6).
+/// What a device with features F says of itself (IHI 0070, 6.3.1 to 6.3.8,
+/// 6.3.41, 6.3.45). Never advertised, because no hypervisor can do it: BTM (it
+/// does not see what CPUs broadcast) and SEV. Not implemented: VMW, VATOS, RME,
+/// AArch32 tables, preset tables and queues, FWB, PBHA, DPT, 128-bit descriptors.
 template <smmu_features F>
 struct id_registers {
     [[nodiscard]] static constexpr std::uint64_t when(bool on, std::uint64_t mask) noexcept {
         return on ? mask : 0;
     }
 
+    // Mixed-endian is encoded as 0, little-endian only as 2; stalls and
+    // terminations as 0, terminations only as 1.
     static constexpr std::uint32_t IDR0 = static_cast<std::uint32_t>(
-        when(F.stage1, spec::IDR0::S1P::mask) | when(F.stage2, spec::IDR0::S2P::mask) |
+        when(F.stage2, spec::IDR0::S2P::mask) | when(F.stage1, spec::IDR0::S1P::mask) |
         spec::IDR0::TTF::in_place(0b10) | when(F.coherent, spec::IDR0::COHACC::mask) |
-        when(F.hyp, spec::IDR0::Hyp::mask) | when(F.asid16, spec::IDR0::ASID16::mask) |
-        when(F.vmid16, spec::IDR0::VMID16::mask) | spec::IDR0::TTENDIAN::in_place(0b10) |
-        spec::IDR0::STALL_MODEL::in_place(0b01) | spec::IDR0::TERM_MODEL::mask |
+        spec::IDR0::HTTU::in_place(F.httu) |
+        when(F.hyp && F.stage1 && F.stage2, spec::IDR0::Hyp::mask) |
+        when(F.ats, spec::IDR0::ATS::mask) | when(F.asid16, spec::IDR0::ASID16::mask) |
+        when(F.msi, spec::IDR0::MSI::mask) | when(F.atos, spec::IDR0::ATOS::mask) |
+        when(F.pri, spec::IDR0::PRI::mask) | when(F.vmid16, spec::IDR0::VMID16::mask) |
+        when(F.two_level_cd_table, spec::IDR0::CD2L::mask) |
+        spec::IDR0::TTENDIAN::in_place(F.mixed_endian ? 0b00 : 0b10) |
+        when(F.ats, spec::IDR0::ATSRECERR::mask) |
+        spec::IDR0::STALL_MODEL::in_place(F.stalls ? 0b00 : 0b01) |
+        when(!F.quiet_termination, spec::IDR0::TERM_MODEL::mask) |
         spec::IDR0::ST_LEVEL::in_place(F.two_level_stream_table ? 1 : 0));
 
-    static constexpr std::uint32_t IDR1 =
-        static_cast<std::uint32_t>(spec::IDR1::SIDSIZE::in_place(F.stream_bits) |
-                                   spec::IDR1::SSIDSIZE::in_place(F.substream_bits) |
-                                   spec::IDR1::EVENTQS::in_place(F.event_queue_log2) |
-                                   spec::IDR1::CMDQS::in_place(F.command_queue_log2));
+    static constexpr std::uint32_t IDR1 = static_cast<std::uint32_t>(
+        spec::IDR1::SIDSIZE::in_place(F.stream_bits) |
+        spec::IDR1::SSIDSIZE::in_place(F.substream_bits) |
+        spec::IDR1::PRIQS::in_place(F.pri ? F.page_request_queue_log2 : 0) |
+        spec::IDR1::EVENTQS::in_place(F.event_queue_log2) |
+        spec::IDR1::CMDQS::in_place(F.command_queue_log2) |
+        when(F.permission_overrides, spec::IDR1::ATTR_PERMS_OVR::mask) |
+        when(F.type_overrides, spec::IDR1::ATTR_TYPES_OVR::mask) |
+        when(F.ecmdq_log2 != 0, spec::IDR1::ECMDQ::mask));
 
-    static constexpr std::uint32_t IDR3 =
-        static_cast<std::uint32_t>(when(F.hierarchical_attribute_disable, spec::IDR3::HAD::mask) |
-                                   when(F.range_invalidation, spec::IDR3::RIL::mask));
+    static constexpr std::uint32_t IDR2 = 0; ///< no VATOS page
+
+    static constexpr std::uint32_t IDR3 = static_cast<std::uint32_t>(
+        when(F.hierarchical_attribute_disable, spec::IDR3::HAD::mask) |
+        when(F.xnx, spec::IDR3::XNX::mask) |
+        when(F.pri && F.substream_bits != 0, spec::IDR3::PPS::mask) |
+        when(F.mpam, spec::IDR3::MPAM::mask) | when(F.stt, spec::IDR3::STT::mask) |
+        when(F.range_invalidation, spec::IDR3::RIL::mask) | spec::IDR3::BBML::in_place(F.bbml) |
+        when(F.e0pd, spec::IDR3::E0PD::mask) | when(F.epan, spec::IDR3::EPAN::mask));
+
+    static constexpr std::uint32_t IDR4 = 0; ///< implementation defined: nothing
 
     [[nodiscard]] static constexpr std::uint64_t oas() noexcept {
         std::uint64_t encoding = 0;
@@ -39,18 +63,41 @@ struct id_registers {
             ++encoding;
         return encoding;
     }
+    // DS implies VAX: 52-bit addresses are 52-bit input addresses too.
     static constexpr std::uint32_t IDR5 = static_cast<std::uint32_t>(
         spec::IDR5::OAS::in_place(oas()) | when(F.granule_4k, spec::IDR5::GRAN4K::mask) |
         when(F.granule_16k, spec::IDR5::GRAN16K::mask) |
-        when(F.granule_64k, spec::IDR5::GRAN64K::mask));
+        when(F.granule_64k, spec::IDR5::GRAN64K::mask) | when(F.ds, spec::IDR5::DS::mask) |
+        spec::IDR5::VAX::in_place(F.vax52 || F.ds ? 1 : 0) |
+        spec::IDR5::STALL_MAX::in_place(F.stalls ? F.stall_max : 0));
 
-    /// SMMUv3.2: the release that has range invalidation.
+    /// One page of 2^ecmdq_log2 queues.
+    static constexpr std::uint32_t IDR6 =
+        static_cast<std::uint32_t>(spec::IDR6::CMDQ_CONTROL_PAGE_LOG2NUMQ::in_place(F.ecmdq_log2) |
+                                   spec::IDR6::CMDQ_CONTROL_PAGE_LOG2NUMP::in_place(0));
+
+    /// No one's product: the implementer's code is 0.
+    static constexpr std::uint32_t IIDR = 0;
+
+    /// SMMUv3.2 is the release that has range invalidation.
     static constexpr std::uint32_t AIDR = static_cast<std::uint32_t>(
         spec::AIDR::ArchMinorRev::in_place(F.range_invalidation ? 2 : 1));
+
+    /// Largest PARTID and PMG that can be configured.
+    static constexpr std::uint32_t MPAMIDR =
+        static_cast<std::uint32_t>(when(F.mpam, spec::MPAMIDR::PARTID_MAX::in_place(0xff) |
+                                                    spec::MPAMIDR::PMG_MAX::in_place(0xff)));
 };
 
 static_assert(id_registers<stage1_features>::IDR0 == 0x0d40'101a);
 static_assert(id_registers<stage1_features>::IDR1 == 0x0273'0010);
+static_assert(id_registers<stage1_features>::IDR3 == 0x404);
 static_assert(id_registers<stage1_features>::IDR5 == 0x14);
+
+static_assert(id_registers<full_features>::IDR0 == 0x088d'b69b);
+static_assert(id_registers<full_features>::IDR1 == 0x8e73'9d20);
+static_assert(id_registers<full_features>::IDR3 == 0x0002'36b4);
+static_assert(id_registers<full_features>::IDR5 == 0x0040'04f6);
+static_assert(id_registers<full_features>::IDR6 == 0x0002'0000);
 
 } // namespace vm_accel::inline v0

@@ -118,6 +118,33 @@ public:
                     needed_by(configuration, asked), tables, fault);
     }
 
+    /// Loads what an access like `asked`, a read, would need: its configuration,
+    /// and its translation if it has a length. A hint: no event, no flag
+    /// updated, nothing when something is amiss. Called inside an open guard, or
+    /// under the lock without which no guard's grace period ends.
+    template <class Registers>
+    void prefetch(const translation_subject& subject, configuration_slot& slot,
+                  const transaction& asked, Registers&& registers) noexcept {
+        const stream_configuration* configuration = slot.get();
+        if (configuration == nullptr) {
+            const configuration_ticket ticket = slot.begin_fill();
+            if (subject.detached.load(std::memory_order_acquire)) return;
+            stream_configuration decoded;
+            if (decode(memory_, true, subject, asked, registers, decoded)) return;
+            configuration = configurations_.publish(slot, ticket, decoded);
+        }
+        if (configuration == nullptr || configuration->context == nullptr || asked.length == 0) {
+            return;
+        }
+        const std::uint64_t address = configuration->canonical(raw(asked.address));
+        const translation_context& context = *configuration->context;
+        if (tlb_.lookup({address, context.tag(), context.page_sizes()})) return;
+        guest_tables tables{memory_, false};
+        translation_fault unused;
+        (void)miss(subject, *configuration, asked, address, needed_by(*configuration, asked),
+                   tables, unused);
+    }
+
 private:
     /// Without SubstreamIDs a slot has one configuration for all; then accesses
     /// that carry one have no configuration at all.
@@ -180,7 +207,7 @@ private:
         entry.guest_size_log2 =
             configuration.mode == stream_mode::bypass ? entry.size_log2 : leaf.page_size_log2;
         const std::uint64_t size = std::uint64_t{1} << entry.size_log2;
-        if (context != nullptr) {
+        if (context != nullptr && !tables.owes_update()) {
             entry.context = tag;
             entry.tag = configuration.identity.tag;
             context->note_page_size(entry.size_log2);

@@ -41,11 +41,12 @@ struct walk_result {
     bool global = false;
     memory_attributes attributes{};
 
-    [[nodiscard]] static constexpr walk_result fault(spec::event_id id,
-                                                     std::uint64_t address = 0) noexcept {
+    [[nodiscard]] static constexpr walk_result fault(spec::event_id id, std::uint64_t address = 0,
+                                                     int level = 0) noexcept {
         walk_result r;
         r.event = id;
         r.fetch_address = address;
+        r.level = static_cast<std::int8_t>(level);
         return r;
     }
 };
@@ -70,6 +71,9 @@ public:
 
     /// Loads and updates so far.
     [[nodiscard]] std::uint64_t accesses() const noexcept { return accesses_; }
+    /// Whether a walk owed an update that was not made: its result is no
+    /// translation to keep.
+    [[nodiscard]] bool owes_update() const noexcept { return owes_update_; }
 
     [[nodiscard]] std::optional<std::uint64_t> load(std::uint64_t at) noexcept {
         ++accesses_;
@@ -79,7 +83,10 @@ public:
     [[nodiscard]] std::optional<std::uint64_t>
     compare_exchange(std::uint64_t at, std::uint64_t expected, std::uint64_t desired) noexcept {
         ++accesses_;
-        if (!updates_) return memory_.load64(pa{at}) ? std::optional{expected} : std::nullopt;
+        if (!updates_) {
+            owes_update_ = true;
+            return memory_.load64(pa{at}) ? std::optional{expected} : std::nullopt;
+        }
         return memory_.compare_exchange64(pa{at}, expected, desired);
     }
 
@@ -87,6 +94,7 @@ private:
     Memory& memory_;
     std::uint64_t accesses_ = 0;
     bool updates_;
+    bool owes_update_ = false;
 };
 
 } // namespace vm_accel::inline v0

@@ -65,7 +65,7 @@ struct smmu_features {
                                  known_size && bbml <= 2 && httu <= 2 &&
                                  (!ds || granule_4k || granule_16k) && (!vax52 || granule_64k);
         const bool streams = stream_bits >= 1 && stream_bits <= 32 && substream_bits <= 20 &&
-                             (substream_bits == 0 || stage1) && (!hyp || stage1) &&
+                             (substream_bits == 0 || stage1) && (!hyp || (stage1 && stage2)) &&
                              (!mpam || stage2);
         const bool queues = command_queue_log2 <= 19 && event_queue_log2 <= 19 &&
                             page_request_queue_log2 <= 19 && (!pri || ats) && ecmdq_log2 <= 8 &&

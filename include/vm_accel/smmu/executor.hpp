@@ -1,0 +1,68 @@
+/// What commands and registers set in motion outside the control plane.
+#pragma once
+
+#include <vm_accel/core/address.hpp>
+#include <vm_accel/smmu/control/command_executor.hpp>
+#include <vm_accel/smmu/control/effects.hpp>
+#include <vm_accel/smmu/vocabulary/access.hpp>
+#include <vm_accel/smmu/vocabulary/outcome.hpp>
+
+#include <algorithm>
+#include <cstdint>
+
+namespace vm_accel::inline v0 {
+
+/// A command_executor on the parts of one SMMU (see smmu_assembly), which it
+/// refers to for the time of one call.
+template <class Parts>
+class executor {
+public:
+    explicit executor(Parts& parts) noexcept : parts_(parts) {}
+
+    void forget_streams(std::uint32_t first, std::uint32_t last) noexcept {
+        parts_.attachments.empty_slots(parts_.configurations, first, last);
+    }
+    /// One stream's configurations go together, whichever CD they are of.
+    void forget_context(const command_action& action) noexcept {
+        forget_streams(action.first_stream, action.last_stream);
+    }
+
+    /// No more than a few translations: the rest of a large request is worth
+    /// less than the time that it takes (4.2.2).
+    void prefetch(const command_action& action) noexcept {
+        constexpr std::uint64_t most = 32;
+        auto* const record = parts_.attachments.find(action.stream());
+        if (record == nullptr) return;
+        transaction asked;
+        asked.has_substream = action.has_substream;
+        asked.substream = action.substream;
+        asked.length = 0; // the configuration only
+        const auto registers = [this] { return parts_.stream_registers(); };
+        parts_.translate_by().prefetch(record->subject, record->slot, asked, registers);
+        asked.length = 1;
+        for (std::uint64_t i = 0; i < std::min(action.pages, most); ++i) {
+            asked.address = iova{action.first + (i << action.stride_log2)};
+            parts_.translate_by().prefetch(record->subject, record->slot, asked, registers);
+        }
+    }
+
+    /// Nothing is behind this yet: no device has an ATC.
+    [[nodiscard]] effects invalidate_atc(const command_action&) noexcept { return {}; }
+    [[nodiscard]] atc_progress atc() noexcept { return atc_progress::done; }
+    [[nodiscard]] effects answer_pages(const command_action&) noexcept { return {}; }
+
+    [[nodiscard]] effects resume(const command_action&) noexcept {
+        return {};
+    }
+    [[nodiscard]] effects terminate_stalls(const command_action&) noexcept {
+        return {};
+    }
+    void smmu_disabled() noexcept {}
+    /// Answers at once, so that nobody sees RUN at 1.
+    void run_atos() noexcept { parts_.registers.finish_atos(1); }
+
+private:
+    Parts& parts_;
+};
+
+} // namespace vm_accel::inline v0
