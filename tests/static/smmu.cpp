@@ -228,6 +228,7 @@ struct options_archetype {
     static constexpr std::size_t ports = 1;
     static constexpr std::size_t configurations = 1;
     static constexpr std::size_t contexts = 1;
+    static constexpr std::size_t substream_slots = 0;
     static constexpr unsigned generation_bits = 2;
     static constexpr unsigned commands_per_call = 1;
 };
@@ -261,6 +262,9 @@ struct no_configurations : base {
 struct no_contexts : base {
     static constexpr std::size_t contexts = 0;
 };
+struct three_substream_slots : base {
+    static constexpr std::size_t substream_slots = 3;
+};
 struct no_commands : base {
     static constexpr unsigned commands_per_call = 0;
 };
@@ -276,6 +280,7 @@ static_assert(!smmu_options<messages_from_a_number>);
 static_assert(!smmu_options<no_ports>);
 static_assert(!smmu_options<no_configurations>);
 static_assert(!smmu_options<no_contexts>);
+static_assert(!smmu_options<three_substream_slots>);
 static_assert(!smmu_options<no_commands>);
 static_assert(!smmu_options<generation_of_one_bit>);
 static_assert(!smmu_options<generation_of_33_bits>);

@@ -104,9 +104,13 @@ struct smmu_assembly {
         return {tlb, configurations, own_memory(), *sink};
     }
     [[nodiscard]] stream_table_registers stream_registers() const noexcept {
-        return {registers.smmu_enabled(), registers.bypass_aborts(),
-                registers.records_bad_stream_id(), registers.stream_table_base(),
-                registers.stream_table_shape()};
+        return {registers.smmu_enabled(),
+                registers.bypass_aborts(),
+                registers.records_bad_stream_id(),
+                registers.stream_table_base(),
+                registers.stream_table_shape(),
+                registers.bypass_attributes(),
+                registers.el2_host()};
     }
     /// What commands set in motion, for the control plane.
     [[nodiscard]] executor<smmu_assembly> execute_by() noexcept {
@@ -114,6 +118,17 @@ struct smmu_assembly {
     }
     [[nodiscard]] effects service() noexcept {
         return control.service(own_memory(), execute_by(), Options::commands_per_call);
+    }
+
+    /// Where the configuration of accesses like this one is kept. Without
+    /// SubstreamIDs there is one place, and nothing to choose.
+    template <class Record>
+    [[nodiscard]] static auto& slot_of(Record& record, const transaction& asked) noexcept {
+        if constexpr (F.substream_bits == 0) {
+            return record.slot;
+        } else {
+            return record.slot_for(asked);
+        }
     }
 
     // What ports call.
@@ -124,13 +139,13 @@ struct smmu_assembly {
     [[nodiscard, gnu::always_inline]] std::optional<outcome>
     translate_hit(const attachment_record& record, const transaction& asked,
                   port_counters& port_share) noexcept {
-        return translator_type::translate_hit(tlb, record.slot, asked, port_share);
+        return translator_type::translate_hit(tlb, slot_of(record, asked), asked, port_share);
     }
     [[nodiscard]] outcome translate(attachment_record& record, const transaction& asked,
                                     port_counters& port_share, translation_fault& fault) noexcept {
         return translate_by().translate(
-            record.subject, record.slot, asked, [this] { return stream_registers(); }, port_share,
-            fault);
+            record.subject, slot_of(record, asked), asked, [this] { return stream_registers(); },
+            port_share, fault);
     }
     [[nodiscard]] effects record(const translation_fault& fault) noexcept {
         if (!fault.has_event()) return {};

@@ -22,9 +22,9 @@ public:
     void forget_streams(std::uint32_t first, std::uint32_t last) noexcept {
         parts_.attachments.empty_slots(parts_.configurations, first, last);
     }
-    /// One stream's configurations go together, whichever CD they are of.
     void forget_context(const command_action& action) noexcept {
-        forget_streams(action.first_stream, action.last_stream);
+        parts_.attachments.empty_slots(parts_.configurations, action.first_stream,
+                                       action.last_stream, action.substream);
     }
 
     /// No more than a few translations: the rest of a large request is worth
@@ -38,11 +38,12 @@ public:
         asked.substream = action.substream;
         asked.length = 0; // the configuration only
         const auto registers = [this] { return parts_.stream_registers(); };
-        parts_.translate_by().prefetch(record->subject, record->slot, asked, registers);
+        parts_.translate_by().prefetch(record->subject, record->slot_for(asked), asked, registers);
         asked.length = 1;
         for (std::uint64_t i = 0; i < std::min(action.pages, most); ++i) {
             asked.address = iova{action.first + (i << action.stride_log2)};
-            parts_.translate_by().prefetch(record->subject, record->slot, asked, registers);
+            parts_.translate_by().prefetch(record->subject, record->slot_for(asked), asked,
+                                           registers);
         }
     }
 
@@ -51,12 +52,8 @@ public:
     [[nodiscard]] atc_progress atc() noexcept { return atc_progress::done; }
     [[nodiscard]] effects answer_pages(const command_action&) noexcept { return {}; }
 
-    [[nodiscard]] effects resume(const command_action&) noexcept {
-        return {};
-    }
-    [[nodiscard]] effects terminate_stalls(const command_action&) noexcept {
-        return {};
-    }
+    [[nodiscard]] effects resume(const command_action&) noexcept { return {}; }
+    [[nodiscard]] effects terminate_stalls(const command_action&) noexcept { return {}; }
     void smmu_disabled() noexcept {}
     /// Answers at once, so that nobody sees RUN at 1.
     void run_atos() noexcept { parts_.registers.finish_atos(1); }

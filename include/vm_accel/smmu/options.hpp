@@ -28,6 +28,9 @@ struct default_smmu_options {
     static constexpr std::size_t configurations = 512;
     /// Translation contexts kept; likewise.
     static constexpr std::size_t contexts = 512;
+    /// Places for configurations per device whose accesses carry SubstreamIDs, a
+    /// power of two; SubstreamIDs that share a place work, one of them uncached.
+    static constexpr std::size_t substream_slots = 64;
     /// Width of generations: smaller only to make them wrap in tests.
     static constexpr unsigned generation_bits = 32;
     /// Most commands that one MMIO access or poll() executes.
@@ -43,10 +46,12 @@ concept smmu_options = requires {
     { O::ports } -> std::convertible_to<std::size_t>;
     { O::configurations } -> std::convertible_to<std::size_t>;
     { O::contexts } -> std::convertible_to<std::size_t>;
+    { O::substream_slots } -> std::convertible_to<std::size_t>;
     { O::generation_bits } -> std::convertible_to<unsigned>;
     { O::commands_per_call } -> std::convertible_to<unsigned>;
     requires smmu_features { O::features }
     .is_consistent();
+    requires(O::substream_slots & (O::substream_slots - 1)) == 0;
     requires O::generation_bits >= 2 && O::generation_bits <= 32;
     requires O::ports > 0 && O::configurations > 0 && O::contexts > 0 && O::commands_per_call > 0;
 };

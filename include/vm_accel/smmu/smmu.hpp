@@ -34,6 +34,8 @@ public:
     using role = roles::smmu;
     using port = typename parts::port;
     static constexpr std::string_view name = "smmu";
+    static constexpr std::size_t substream_slots =
+        F.substream_bits == 0 ? 0 : std::size_t{Options::substream_slots};
     /// Bytes of the register window.
     static constexpr std::uint64_t mmio_size = register_file<F>::window_bytes;
     static constexpr smmu_features features = F;
@@ -226,7 +228,8 @@ public:
         if (record == nullptr) return host_error::unknown_stream(*stream);
         const stream_configuration* current = record->slot.get();
         invalidation_scope scope = invalidation_scope::all();
-        if (current != nullptr && current->context != nullptr) {
+        // With SubstreamIDs a stream has as many contexts as there are.
+        if (F.substream_bits == 0 && current != nullptr && current->context != nullptr) {
             scope.what = invalidation_scope::kind::context;
             scope.context_index = current->context->index();
         }
@@ -346,7 +349,7 @@ private:
             if (!given) return given;
             stream = *given;
         }
-        if (!parts_.attachments.attach(device_id, window, stream, options)) {
+        if (!parts_.attachments.attach(device_id, window, stream, options, substream_slots)) {
             if (const result<> back = parts_.stream_ids.release(stream); !back) return fail(back);
             return host_error::out_of_memory();
         }

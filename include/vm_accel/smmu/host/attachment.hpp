@@ -4,6 +4,8 @@
 #include <vm_accel/core/address.hpp>
 #include <vm_accel/core/fixed_text.hpp>
 #include <vm_accel/smmu/caches/configuration_cache.hpp>
+#include <vm_accel/smmu/vocabulary/access.hpp>
+#include <vm_accel/smmu/vocabulary/memory_attributes.hpp>
 #include <vm_accel/smmu/vocabulary/statistics.hpp>
 
 #include <cstddef>
@@ -22,6 +24,9 @@ using device_name = fixed_text<device_id_capacity>;
 struct attach_options {
     /// Ignore the guest's tables: the device sees its window one to one.
     bool managed = false;
+    /// Memory type and shareability of the device's accesses: what they have
+    /// where the guest configures "use incoming", and nothing translates.
+    memory_attributes incoming{};
 };
 
 /// What a device is attached as.
@@ -50,10 +55,24 @@ Stream& operator<<(Stream& out, const attachment_info& info) {
 struct attachment_record {
     device_name device_id{};
     translation_subject subject{};
-    configuration_slot slot{};
+    configuration_slot slot{}; ///< for accesses without a SubstreamID
+    /// For accesses with one, 2^n of them; none where there are no SubstreamIDs.
+    std::unique_ptr<configuration_slot[]> substream_slots{};
+    std::uint32_t substream_mask = 0;          ///< 2^n - 1
     std::size_t ports = 0;                     ///< under the control lock
     event_totals finished{};                   ///< of ports that are gone; likewise
     std::unique_ptr<attachment_record> next{}; ///< of the set; under the control lock
+
+    /// Where the configuration of accesses like this one is, or that of another
+    /// SubstreamID (see stream_configuration::serves).
+    [[nodiscard]] const configuration_slot& slot_for(const transaction& asked) const noexcept {
+        if (!asked.has_substream || substream_slots == nullptr) return slot;
+        return substream_slots[raw(asked.substream) & substream_mask];
+    }
+    [[nodiscard]] configuration_slot& slot_for(const transaction& asked) noexcept {
+        if (!asked.has_substream || substream_slots == nullptr) return slot;
+        return substream_slots[raw(asked.substream) & substream_mask];
+    }
 
     [[nodiscard]] attachment_info info() const noexcept {
         return {device_id, subject.stream, !subject.detached.load(std::memory_order_relaxed),

@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <memory>
 #include <new>
+#include <optional>
 #include <string_view>
 #include <utility>
 #include <vector>
@@ -36,15 +37,22 @@ public:
         return find_if([&](const attachment_record& r) { return r.subject.stream == stream; });
     }
 
-    /// False = out of memory, and nothing has changed.
+    /// False = out of memory, and nothing has changed. `substream_slots` is 0
+    /// or a power of two.
     [[nodiscard]] bool attach(std::string_view device_id, pa_range window, stream_id stream,
-                              attach_options options) noexcept {
+                              attach_options options, std::size_t substream_slots = 0) noexcept {
         std::unique_ptr<attachment_record> record{new (std::nothrow) attachment_record};
         if (!record) return false;
+        if (substream_slots != 0) {
+            record->substream_slots.reset(new (std::nothrow) configuration_slot[substream_slots]);
+            if (!record->substream_slots) return false;
+            record->substream_mask = static_cast<std::uint32_t>(substream_slots - 1);
+        }
         record->device_id = device_name{device_id};
         record->subject.stream = stream;
         record->subject.window = window;
         record->subject.managed = options.managed;
+        record->subject.incoming = options.incoming;
         std::unique_ptr<attachment_record>* end = &first_;
         while (*end != nullptr)
             end = &(*end)->next;
@@ -56,7 +64,7 @@ public:
     /// before can no longer be published.
     void detach(attachment_record& record, configuration_cache& configurations) noexcept {
         record.subject.detached.store(true, std::memory_order_seq_cst);
-        configurations.empty(record.slot);
+        empty_all(configurations, record);
         forget_if_unused(record);
     }
     void release_port(attachment_record& record) noexcept {
@@ -64,13 +72,31 @@ public:
         forget_if_unused(record);
     }
 
-    /// Empties the configuration slots of StreamIDs [first, last].
-    void empty_slots(configuration_cache& configurations, std::uint32_t first,
-                     std::uint32_t last) noexcept {
+    /// Empties the configuration slots of StreamIDs [first, last]: all of them,
+    /// or those that may have been made from one CD. CD 0 also serves accesses
+    /// without a SubstreamID.
+    void empty_slots(configuration_cache& configurations, std::uint32_t first, std::uint32_t last,
+                     std::optional<substream_id> context = {}) noexcept {
         for (attachment_record* r = first_.get(); r != nullptr; r = r->next.get()) {
             const std::uint32_t stream = raw(r->subject.stream);
-            if (first <= stream && stream <= last) configurations.empty(r->slot);
+            if (stream < first || last < stream) continue;
+            if (!context || r->substream_slots == nullptr) {
+                empty_all(configurations, *r);
+                continue;
+            }
+            if (raw(*context) == 0) configurations.empty(r->slot);
+            configurations.empty(r->substream_slots[raw(*context) & r->substream_mask]);
         }
+    }
+    /// Empties the slots that may hold something of a VMID (CMD_CFGI_VMS_PIDM).
+    void empty_slots_of(configuration_cache& configurations, vmid vm) noexcept {
+        const auto visit = [&](configuration_slot& slot) noexcept {
+            // An empty slot may be filled at this moment, with anything.
+            const stream_configuration* current = slot.get();
+            if (current == nullptr || current->identity.tag.vm == vm) configurations.empty(slot);
+        };
+        for (attachment_record* r = first_.get(); r != nullptr; r = r->next.get())
+            for_each_slot(*r, visit);
     }
 
     /// Calls visit(record) for each record, detached ones included.
@@ -106,6 +132,17 @@ private:
             if (is_attached(*r) && matches(*r)) return r;
         }
         return nullptr;
+    }
+    template <class Visit>
+    static void for_each_slot(attachment_record& record, Visit&& visit) noexcept {
+        visit(record.slot);
+        if (record.substream_slots == nullptr) return;
+        for (std::size_t i = 0; i <= record.substream_mask; ++i)
+            visit(record.substream_slots[i]);
+    }
+    static void empty_all(configuration_cache& configurations, attachment_record& record) noexcept {
+        for_each_slot(record,
+                      [&](configuration_slot& slot) noexcept { configurations.empty(slot); });
     }
     void forget_if_unused(attachment_record& record) noexcept {
         if (is_attached(record) || record.ports != 0) return;
