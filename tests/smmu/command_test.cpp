@@ -450,3 +450,413 @@ TEST_CASE("edges of ranges", "[smmu][command]") {
     CHECK(action.scope.first == r.first);
     CHECK(action.scope.last == r.last);
 }
+
+// ---- the whole table, with every feature and with few ------------------------------------------
+
+namespace {
+
+struct whole : default_smmu_options {
+    static constexpr smmu_features features = full_features;
+};
+struct second_stage_only : default_smmu_options {
+    static constexpr smmu_features features = [] {
+        smmu_features f;
+        f.stage1 = false;
+        f.stage2 = true;
+        return f;
+    }();
+};
+
+template <smmu_features F>
+bool accepts(const spec::command& c) {
+    return decode_command<F>(c).what != command_action::kind::illegal;
+}
+
+template <class Field>
+spec::command with(spec::command c, std::uint64_t value) {
+    set<Field>(c, value);
+    return c;
+}
+
+} // namespace
+
+TEST_CASE("opcodes are legal with the feature that has them, and only then", "[smmu][command]") {
+    struct row {
+        unsigned opcode;
+        bool stage1, stage2_only, full;
+    };
+    constexpr row rows[] = {
+        {0x01, true, true, true},   {0x02, true, true, true},   {0x03, true, true, true},
+        {0x04, true, true, true},   {0x05, true, false, true},  {0x06, true, false, true},
+        {0x07, false, false, true}, {0x10, true, false, true},  {0x11, true, false, true},
+        {0x12, true, false, true},  {0x13, true, false, true},  {0x20, false, false, true},
+        {0x21, false, false, true}, {0x22, false, false, true}, {0x23, false, false, true},
+        {0x28, false, true, true},  {0x2a, false, true, true},  {0x30, true, true, true},
+        {0x40, false, false, true}, {0x41, false, false, true}, {0x44, false, false, true},
+        {0x45, false, false, true}, {0x46, true, true, true},
+    };
+    for (unsigned opcode = 0; opcode < 256; ++opcode) {
+        CAPTURE(opcode);
+        row expected{opcode, false, false, false};
+        for (const row& r : rows) {
+            if (r.opcode == opcode) expected = r;
+        }
+        const spec::command c = with_opcode(opcode);
+        CHECK(accepts<stage1_features>(c) == expected.stage1);
+        CHECK(accepts<second_stage_only::features>(c) == expected.stage2_only);
+        CHECK(accepts<full_features>(c) == expected.full);
+        // EL3, secure and DPT opcodes, and reserved ones, are in no row.
+    }
+}
+
+TEST_CASE("reserved values of operands are illegal, with every feature", "[smmu][command]") {
+    using T = spec::CMD_TLBI;
+    struct row {
+        const char* what;
+        spec::command command;
+        bool legal;
+    };
+    const auto secure = [](unsigned opcode) {
+        return with<spec::command::SSec>(with_opcode(opcode), 1);
+    };
+    const auto va = [](unsigned opcode, std::uint64_t tg, std::uint64_t ttl, std::uint64_t num = 0,
+                       std::uint64_t scale = 0) {
+        return with<T::SCALE>(
+            with<T::NUM>(with<T::TTL>(with<T::TG>(with_opcode(opcode), tg), ttl), num), scale);
+    };
+    const auto size = [](std::uint64_t n) {
+        return with<spec::CMD_ATC_INV::Size>(with_opcode(0x40), n);
+    };
+    const auto resp = [](std::uint64_t n) {
+        return with<spec::CMD_PRI_RESP::Resp>(with_opcode(0x41), n);
+    };
+    const auto r = GENERATE_COPY(
+        row{"SSec, CFGI_VMS_PIDM", secure(0x07), false}, row{"SSec, ATC_INV", secure(0x40), false},
+        row{"SSec, PRI_RESP", secure(0x41), false}, row{"SSec, RESUME", secure(0x44), false},
+        row{"SSec, STALL_TERM", secure(0x45), false},
+        row{"NH_VAA, TG alone", va(0x13, 1, 0), false},
+        row{"EL2_VA, TG alone", va(0x22, 3, 0), false},
+        row{"EL2_VAA, TG alone", va(0x23, 2, 0), false},
+        row{"S2_IPA, TG alone", va(0x2a, 1, 0), false},
+        row{"S2_IPA, a level", va(0x2a, 1, 2), true},
+        row{"S2_IPA, two granules", va(0x2a, 1, 0, 1), true},
+        row{"NH_VA, SCALE alone", va(0x12, 1, 0, 0, 1), true},
+        row{"16K leaves at level 1, with DS", va(0x12, 2, 1), true},
+        row{"SCALE = 32, with DS", va(0x12, 1, 0, 0, 32), true},
+        row{"ATC_INV of everything", size(52), true}, row{"ATC_INV of more", size(53), false},
+        row{"ATC_INV of a page", size(0), true}, row{"PRI_RESP failure", resp(0), true},
+        row{"PRI_RESP success", resp(2), true}, row{"PRI_RESP reserved", resp(3), false},
+        row{"SYNC, CS = 3", with<spec::CMD_SYNC::CS>(with_opcode(0x46), 3), false});
+    CAPTURE(r.what);
+    CHECK(accepts<full_features>(r.command) == r.legal);
+    guest::machine<no_tlb, whole> f;
+    f.start();
+    f.command(r.command);
+    CHECK(f.commands_done() == r.legal);
+    if (!r.legal) CHECK((f.cons() >> 24 & 0x7f) == cerror_ill);
+}
+
+TEST_CASE("levels and scales without IDR5.DS", "[smmu][command]") {
+    constexpr smmu_features plain{};
+    using T = spec::CMD_TLBI;
+    const auto va = [](std::uint64_t tg, std::uint64_t ttl, std::uint64_t scale) {
+        spec::command c = with_opcode(0x12);
+        return with<T::SCALE>(with<T::TTL>(with<T::TG>(c, tg), ttl), scale);
+    };
+    CHECK_FALSE(accepts<plain>(va(2, 1, 0))); // as if TTL were 0
+    CHECK(accepts<plain>(va(1, 1, 0)));
+    CHECK_FALSE(accepts<plain>(va(1, 0, 32))); // bit 5 of SCALE is no part of it
+    CHECK(decode_command<full_features>(va(1, 0, 20)).scope.last == (1ULL << 32) - 1);
+    CHECK(decode_command<full_features>(va(1, 0, 39)).scope.last == (1ULL << 51) - 1);
+    CHECK(decode_command<full_features>(va(1, 0, 63)).scope.last == (1ULL << 51) - 1);
+    CHECK(decode_command<plain>(va(1, 0, 52)).scope.last == (1ULL << 32) - 1);
+}
+
+TEST_CASE("translations that a TLB command names, with every feature", "[smmu][command]") {
+    using kind = invalidation_scope::kind;
+    using world = stream_world;
+    constexpr std::uint64_t top = ~std::uint64_t{0};
+    struct part {
+        kind what;
+        world of;
+        unsigned vm, space;
+        std::uint64_t first, last;
+    };
+    struct row {
+        const char* what;
+        spec::command command;
+        bool e2h;
+        part scope;
+        std::optional<part> also;
+    };
+    const vmid vm{0xbeef};
+    const asid space{0x77};
+    const iova at{0x1234'5000};
+    const auto r = GENERATE_COPY(
+        row{"NH_ALL",
+            spec::tlbi_nh_all(vm),
+            false,
+            {kind::vm, world::ns_el1, 0xbeef, 0, 0, top},
+            {}},
+        row{"NH_ASID",
+            spec::tlbi_nh_asid(vm, space),
+            false,
+            {kind::space, world::ns_el1, 0xbeef, 0x77, 0, top},
+            {}},
+        row{"NH_VA",
+            spec::tlbi_nh_va(vm, space, at, true),
+            false,
+            {kind::address, world::ns_el1, 0xbeef, 0x77, 0x1234'5000, 0x1234'5fff},
+            {}},
+        row{"NH_VAA",
+            spec::tlbi_nh_vaa(vm, at, true),
+            false,
+            {kind::any_space, world::ns_el1, 0xbeef, 0, 0x1234'5000, 0x1234'5fff},
+            {}},
+        row{"EL2_ALL reaches both worlds",
+            spec::tlbi_el2_all(),
+            false,
+            {kind::world, world::ns_el2, 0, 0, 0, top},
+            part{kind::world, world::ns_el2_e2h, 0, 0, 0, top}},
+        row{"EL2_ASID",
+            spec::tlbi_el2_asid(space),
+            true,
+            {kind::space, world::ns_el2_e2h, 0, 0x77, 0, top},
+            {}},
+        row{"EL2_VA, E2H",
+            spec::tlbi_el2_va(space, at, true),
+            true,
+            {kind::address, world::ns_el2_e2h, 0, 0x77, 0x1234'5000, 0x1234'5fff},
+            {}},
+        row{"EL2_VA, no E2H: the ASID is ignored",
+            spec::tlbi_el2_va(space, at, true),
+            false,
+            {kind::any_space, world::ns_el2, 0, 0, 0x1234'5000, 0x1234'5fff},
+            {}},
+        row{"EL2_VAA, E2H",
+            spec::tlbi_el2_vaa(at, true),
+            true,
+            {kind::any_space, world::ns_el2_e2h, 0, 0, 0x1234'5000, 0x1234'5fff},
+            {}},
+        row{"EL2_VAA, no E2H",
+            spec::tlbi_el2_vaa(at, true),
+            false,
+            {kind::any_space, world::ns_el2, 0, 0, 0x1234'5000, 0x1234'5fff},
+            {}},
+        row{"S12_VMALL",
+            spec::tlbi_s12_vmall(vm),
+            false,
+            {kind::vm, world::stage2, 0xbeef, 0, 0, top},
+            part{kind::vm, world::ns_el1, 0xbeef, 0, 0, top}},
+        row{"S2_IPA",
+            spec::tlbi_s2_ipa(vm, ipa{0xabc'd000}, true),
+            false,
+            {kind::any_space, world::stage2, 0xbeef, 0, 0xabc'd000, 0xabc'dfff},
+            part{kind::vm, world::ns_el1, 0xbeef, 0, 0, top}},
+        row{"S2_IPA, a range",
+            spec::tlbi_s2_ipa(vm, ipa{0xabc'd000}, true, {.num = 3, .scale = 0, .tg = 1}),
+            false,
+            {kind::any_space, world::stage2, 0xbeef, 0, 0xabc'd000, 0xabd'0fff},
+            part{kind::vm, world::ns_el1, 0xbeef, 0, 0, top}},
+        row{"NSNH_ALL",
+            spec::tlbi_nsnh_all(),
+            false,
+            {kind::world, world::ns_el1, 0, 0, 0, top},
+            part{kind::world, world::stage2, 0, 0, 0, top}});
+    CAPTURE(r.what);
+    const command_action action = decode_command<full_features>(r.command, r.e2h);
+    REQUIRE(action.what == command_action::kind::invalidate);
+    const auto check = [](const invalidation_scope& scope, const part& expected) {
+        CHECK(scope.what == expected.what);
+        CHECK(scope.tag.world == expected.of);
+        CHECK(raw(scope.tag.vm) == expected.vm);
+        if (scope.what == kind::address || scope.what == kind::space) {
+            CHECK(raw(scope.tag.space) == expected.space);
+        }
+        CHECK(scope.first == expected.first);
+        CHECK(scope.last == expected.last);
+    };
+    check(action.scope, r.scope);
+    REQUIRE(action.also.has_value() == r.also.has_value());
+    if (r.also) check(*action.also, *r.also);
+}
+
+TEST_CASE("what the other commands carry", "[smmu][command]") {
+    using kind = command_action::kind;
+    const auto decode = [](const spec::command& c) { return decode_command<full_features>(c); };
+    const auto of_stream = [](unsigned opcode, std::uint64_t ssid) {
+        spec::command c = with_opcode(opcode);
+        set<spec::CMD_ATC_INV::StreamID>(c, 0xcafe'f00d);
+        set<spec::CMD_ATC_INV::SubstreamID>(c, ssid);
+        set<spec::command::SSV>(c, 1);
+        return c;
+    };
+
+    command_action a = decode(spec::cmd_cfgi_cd(stream_id{7}, substream_id{0x12345}, true));
+    CHECK(a.what == kind::context);
+    CHECK(raw(a.stream()) == 7);
+    CHECK(raw(a.substream) == 0x12345);
+
+    a = decode(with_opcode(0x07)); // CFGI_VMS_PIDM
+    CHECK(a.what == kind::streams);
+    CHECK(a.first_stream == 0);
+    CHECK(a.last_stream == 0xffff'ffff);
+
+    a = decode(with<spec::CMD_ATC_INV::Address>(of_stream(0x40, 0xfffff), 0x12345));
+    CHECK(a.what == kind::invalidate_atc);
+    CHECK(raw(a.stream()) == 0xcafe'f00d);
+    CHECK(a.has_substream);
+    CHECK(raw(a.substream) == 0xfffff);
+    CHECK_FALSE(a.global);
+    CHECK(a.first == 0x1234'5000);
+    CHECK(a.last == 0x1234'5fff);
+    spec::command c = with<spec::CMD_ATC_INV::Address>(of_stream(0x40, 1), 0x12345);
+    set<spec::CMD_ATC_INV::Size>(c, 8);
+    set<spec::CMD_ATC_INV::Global>(c, 1);
+    a = decode(c);
+    CHECK(a.first == 0x1230'0000); // aligned to its size
+    CHECK(a.last == 0x123f'ffff);
+    CHECK(a.global);
+    set<spec::CMD_ATC_INV::Size>(c, 52);
+    set<spec::command::SSV>(c, 0);
+    a = decode(c);
+    CHECK(a.first == 0);
+    CHECK(a.last == ~std::uint64_t{0});
+    CHECK_FALSE(a.has_substream);
+    CHECK_FALSE(a.global); // has no meaning without a SubstreamID
+
+    c = with<spec::CMD_PRI_RESP::PRGIndex>(of_stream(0x41, 9), 0x1ff);
+    a = decode(with<spec::CMD_PRI_RESP::Resp>(c, 2));
+    CHECK(a.what == kind::answer_pages);
+    CHECK(a.tag == 0x1ff);
+    CHECK(a.response == 2);
+    CHECK(raw(a.substream) == 9);
+
+    for (std::uint64_t resp = 0; resp < 4; ++resp) {
+        a = decode(spec::cmd_resume(stream_id{3}, 0xabcd, resp));
+        CHECK(a.what == kind::resume);
+        CHECK(raw(a.stream()) == 3);
+        CHECK(a.tag == 0xabcd);
+        CHECK(a.retry == ((resp & 1) != 0));
+        CHECK(a.abort == ((resp & 2) != 0));
+    }
+    constexpr smmu_features aborts_only = [] {
+        smmu_features f;
+        f.stalls = true;
+        return f;
+    }();
+    CHECK(decode_command<aborts_only>(spec::cmd_resume(stream_id{3}, 1, 0)).abort);
+    CHECK(decode(of_stream(0x45, 0)).what == kind::terminate_stalls);
+
+    c = with<spec::CMD_PREFETCH::Address>(of_stream(0x02, 5), 0x42);
+    set<spec::CMD_PREFETCH::Size>(c, 3);
+    set<spec::CMD_PREFETCH::Stride>(c, 9);
+    a = decode(c);
+    CHECK(a.what == kind::prefetch);
+    CHECK(a.first == 0x42'000);
+    CHECK(a.pages == 8);
+    CHECK(a.stride_log2 == 21);
+    CHECK(raw(a.substream) == 5);
+    CHECK(decode(of_stream(0x01, 5)).pages == 0);
+    CHECK_FALSE(decode_command<stage1_features>(of_stream(0x01, 5)).has_substream);
+
+    a = decode(spec::cmd_sync_msi(pa{0xf'1234'5678'9abc}, 0x1234'5678));
+    CHECK(a.what == kind::sync);
+    CHECK(a.interrupt);
+    CHECK(a.message.address == 0xf'1234'5678'9abc);
+    CHECK(a.message.data == 0x1234'5678);
+    CHECK_FALSE(decode(spec::cmd_sync(spec::sync_signal::SIG_SEV)).interrupt);
+    CHECK_FALSE(decode_command<stage1_features>(spec::cmd_sync_msi(pa{0x1000}, 1)).message);
+}
+
+namespace {
+
+/// A machine whose stream 5 has 64 pages mapped at 0x10'0000, in order.
+template <class Options>
+struct with_stream : guest::machine<set_associative<64, 4>, Options> {
+    static constexpr std::uint64_t first_page = 0x10'0000;
+    with_stream() {
+        this->start();
+        root = this->stage1_stream(5, 1);
+        for (std::uint64_t i = 0; i < 64; ++i)
+            this->map(root, first_page + i * 0x1000, guest::ram + 0x80'0000 + i * 0x1000);
+        REQUIRE(this->iommu().attach_device("disk", this->all_of_ram, stream_id{5}));
+    }
+    void prefetch(std::uint64_t address, std::uint64_t size, std::uint64_t stride = 0) {
+        spec::command c = with_opcode(0x02);
+        set<spec::CMD_PREFETCH::StreamID>(c, 5);
+        c.word[1] = le64{address | stride << 5 | size};
+        this->command(c);
+        REQUIRE(this->commands_done());
+    }
+    /// Whether an access finds its translation ready.
+    bool hits(std::uint64_t address) {
+        auto port = this->iommu().make_port("disk").value();
+        const std::uint64_t before = this->iommu().stats().hits;
+        std::array<std::byte, 4> bytes{};
+        (void)port.read(iova{address}, bytes);
+        return this->iommu().stats().hits == before + 1;
+    }
+    std::uint64_t root = 0;
+};
+
+} // namespace
+
+TEMPLATE_TEST_CASE("a prefetched translation is there, and leaves no trace", "[smmu][command]",
+                   default_smmu_options, whole) {
+    with_stream<TestType> m;
+    constexpr std::uint64_t at = with_stream<TestType>::first_page;
+    SECTION("one page") {
+        m.prefetch(at, 0);
+        CHECK(m.hits(at));
+        CHECK_FALSE(m.hits(at + 0x1000));
+    }
+    SECTION("many, one stride from another") {
+        m.prefetch(at, 2, 1); // four of them, 8 KiB apart
+        for (std::uint64_t i = 0; i < 10; ++i) {
+            CAPTURE(i);
+            CHECK(m.hits(at + i * 0x1000) == (i < 8 && i % 2 == 0));
+        }
+    }
+    SECTION("an invalidation after it counts") {
+        m.prefetch(at, 0);
+        m.command(spec::tlbi_nh_asid(vmid{0}, asid{1}));
+        CHECK_FALSE(m.hits(at));
+    }
+    SECTION("what is not there is no event, no fault and no error") {
+        m.prefetch(0x4000'0000, 4);
+        m.prefetch(~std::uint64_t{0xfff}, 31, 31);
+        spec::command c = with_opcode(0x02);
+        set<spec::CMD_PREFETCH::StreamID>(c, 0x1234); // nobody
+        m.command(c);
+        CHECK(m.commands_done());
+        CHECK_FALSE(m.event());
+        CHECK(m.iommu().stats().faults == 0);
+    }
+    SECTION("nothing is looked at while SMMUEN is 0") {
+        m.write32(reg::CR0, 0xc);
+        m.prefetch(at, 0);
+        m.write32(reg::CR0, 0xd);
+        CHECK_FALSE(m.hits(at));
+    }
+    SECTION("a page whose access flag is to be set is not kept") {
+        m.map(m.root, at, guest::ram + 0x80'0000, 3, {.access_flag = false});
+        m.prefetch(at, 0);
+        const std::uint64_t descriptor = m.load64(m.descriptor_slot(m.root, at));
+        CHECK((descriptor & spec::stage1_leaf::AF::mask) == 0);
+        CHECK_FALSE(m.hits(at));
+        CHECK(m.event().has_value() == true); // the access itself faults
+    }
+}
+
+TEST_CASE("the configuration alone can be prefetched", "[smmu][command]") {
+    with_stream<default_smmu_options> m;
+    m.command(spec::cmd_prefetch_config(stream_id{5}));
+    // Decoded then: what is written later is seen after a CFGI only.
+    m.store(m.ste_address(5), m.plain_ste(spec::ste_config::abort));
+    auto port = m.iommu().make_port("disk").value();
+    std::array<std::byte, 4> bytes{};
+    CHECK(port.read(iova{m.first_page}, bytes));
+    m.command(spec::cmd_cfgi_ste(stream_id{5}, true));
+    CHECK_FALSE(port.read(iova{m.first_page}, bytes));
+}
