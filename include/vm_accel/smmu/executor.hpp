@@ -4,6 +4,7 @@
 #include <vm_accel/core/address.hpp>
 #include <vm_accel/smmu/control/command_executor.hpp>
 #include <vm_accel/smmu/control/effects.hpp>
+#include <vm_accel/smmu/translation/address_translation.hpp>
 #include <vm_accel/smmu/vocabulary/access.hpp>
 #include <vm_accel/smmu/vocabulary/outcome.hpp>
 
@@ -56,7 +57,17 @@ public:
     [[nodiscard]] effects terminate_stalls(const command_action&) noexcept { return {}; }
     void smmu_disabled() noexcept {}
     /// Answers at once, so that nobody sees RUN at 1.
-    void run_atos() noexcept { parts_.registers.finish_atos(1); }
+    void run_atos() noexcept {
+        if constexpr (Parts::F.atos) {
+            const auto pending = parts_.registers.pending_atos();
+            if (!pending) return;
+            const auto asked = address_translation_request::from(pending->sid, pending->address);
+            const stream_table_registers registers = parts_.stream_registers();
+            guest_tables tables{parts_.own_memory(), !asked.updates_inhibited};
+            parts_.registers.finish_atos(
+                address_translation<Parts::F, decltype(tables)>{tables, registers}.run(asked));
+        }
+    }
 
 private:
     Parts& parts_;
