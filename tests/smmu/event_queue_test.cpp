@@ -283,6 +283,24 @@ TEST_CASE("each event's record, word by word", "[smmu][event]") {
         f.substream_valid = true;
         return f;
     };
+    const auto stalled = [](translation_fault f) {
+        f.stalled = true;
+        f.stall_tag = 0x1234;
+        return f;
+    };
+    const auto of_stage2 = [](translation_fault f) {
+        f.stage2 = true;
+        f.ipa = 0x0000'00ab'cdef'0123;
+        return f;
+    };
+    const auto updating = [](translation_fault f) {
+        f.table_write = true;
+        return f;
+    };
+    const auto because = [](translation_fault f, std::uint8_t reason) {
+        f.reason = reason;
+        return f;
+    };
     constexpr iova at{0xffff'8000'dead'beef};
     const transaction read{at, 8, access::read, false, false};
     const transaction write{at, 8, access::write, false, false};
@@ -321,9 +339,51 @@ TEST_CASE("each event's record, word by word", "[smmu][event]") {
         row{"C_BAD_CD", made(C_BAD_CD, write), {sid_word | 0x0a, 0, 0, 0}},
         row{"C_BAD_SUBSTREAMID",
             with_substream(made(C_BAD_SUBSTREAMID, write)),
-            {sid_word | 0xabcd'e808, 0, 0, 0}},
+            {sid_word | 0xabcd'e008, 0, 0, 0}}, // always meant, so without SSV
         row{"F_STREAM_DISABLED", made(F_STREAM_DISABLED, write), {sid_word | 0x06, 0, 0, 0}},
-        row{"F_UUT", made(F_UUT, read), {sid_word | 0x01, 0x0000'0008'0000'0000, input, 0}});
+        row{"F_UUT", made(F_UUT, read), {sid_word | 0x01, 0x0000'0008'0000'0000, input, 0}},
+        row{"F_UUT with its reason",
+            because(made(F_UUT, fetch), 7),
+            {sid_word | 0x01, 0x0000'000e'0000'0007, input, 0}},
+        row{"F_TRANSLATION, stalled",
+            stalled(made(F_TRANSLATION, read)),
+            {sid_word | 0x10, 0x0000'0208'8000'1234, input, 0}},
+        row{"F_ACCESS of stage 2, stalled",
+            of_stage2(stalled(made(F_ACCESS, write))),
+            {sid_word | 0x12, 0x0000'0280'8000'1234, input, 0x0000'00ab'cdef'0000}},
+        row{"F_PERMISSION of a table read",
+            of_stage2(made(F_PERMISSION, write, fault_class::TT)),
+            {sid_word | 0x13, 0x0000'1180'0000'0000, input, 0x0000'00ab'cdef'0000}},
+        row{"F_PERMISSION of a table write",
+            updating(of_stage2(made(F_PERMISSION, read, fault_class::TT))),
+            {sid_word | 0x13, 0x0000'0188'0000'0000, input, 0x0000'00ab'cdef'0000}},
+        row{"F_TRANSLATION of a CD fetch",
+            of_stage2(made(F_TRANSLATION, read, fault_class::CD)),
+            {sid_word | 0x10, 0x0000'0088'0000'0000, input, 0x0000'00ab'cdef'0000}},
+        row{"F_VMS_FETCH",
+            because(made(F_VMS_FETCH, read, fault_class::IN, 0x0000'1234'5678'9a40), 3),
+            {sid_word | 0x25, 3, 0, 0x0000'1234'5678'9a40}},
+        row{"F_BAD_ATS_TREQ",
+            with_substream(made(F_BAD_ATS_TREQ, write)),
+            {sid_word | 0xabcd'e805, 0, input, 0}},
+        row{"F_TRANSL_FORBIDDEN: the direction only",
+            with_substream(made(F_TRANSL_FORBIDDEN, fetch)),
+            {sid_word | 0x07, 0x0000'0008'0000'0000, input, 0}},
+        row{"F_TLB_CONFLICT",
+            of_stage2(because(made(F_TLB_CONFLICT, fetch), 5)),
+            {sid_word | 0x20, 0x0000'008e'0000'0005, input, 0x0000'00ab'cdef'0000}},
+        row{"F_CFG_CONFLICT",
+            because(with_substream(made(F_CFG_CONFLICT, fetch)), 5),
+            {sid_word | 0xabcd'e821, 5, 0, 0}},
+        row{"E_PAGE_REQUEST, user read",
+            made(E_PAGE_REQUEST, read),
+            {sid_word | 0x24, 0x0000'1008'0000'0000, input & ~0xfffULL, 0}},
+        row{"E_PAGE_REQUEST, privileged execute, over two pages",
+            made(E_PAGE_REQUEST, transaction{iova{0x5ff8}, 16, access::read, true, true}),
+            {sid_word | 0x24, 0x0000'2020'0000'0000, 0x5000, 0}},
+        row{"E_PAGE_REQUEST, more than a span can say",
+            made(E_PAGE_REQUEST, transaction{iova{0x5000}, 0x20'0000, access::write}),
+            {sid_word | 0x24, 0x000f'f004'0000'0000, 0x5000, 0}});
     CAPTURE(r.what);
     const spec::event_record record = make_event_record(r.fault);
     for (std::size_t i = 0; i < 4; ++i) {
@@ -339,7 +399,7 @@ TEST_CASE("a stage-2 fault names stage and IPA", "[smmu][event]") {
     f.stage2 = true;
     f.stream = stream_id{1};
     f.access_made = {iova{0x5000}, 4, access::read, false, false};
-    f.fetch_address = 0x0000'0012'3456'7890;
+    f.ipa = 0x0000'0012'3456'7890;
     const spec::event_record record = make_event_record(f);
     CHECK(record.word[0].value() == 0x0000'0001'0000'0010);
     CHECK(record.word[1].value() == 0x0000'0188'0000'0000); // S2, CLASS = TT, RnW

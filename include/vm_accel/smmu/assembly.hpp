@@ -14,6 +14,7 @@
 #include <vm_accel/smmu/control/event_queue.hpp>
 #include <vm_accel/smmu/control/quiescence.hpp>
 #include <vm_accel/smmu/control/register_file.hpp>
+#include <vm_accel/smmu/control/stall_table.hpp>
 #include <vm_accel/smmu/executor.hpp>
 #include <vm_accel/smmu/host/attachment_set.hpp>
 #include <vm_accel/smmu/host/dma_port.hpp>
@@ -149,14 +150,61 @@ struct smmu_assembly {
     }
     [[nodiscard]] effects record(const translation_fault& fault) noexcept {
         if (!fault.has_event()) return {};
-        if (injection.overflows(output_queue::events)) {
+        if (injection.overflows(output_queue::events) || !events.push(make_event_record(fault))) {
             events.lose();
-        } else {
-            events.push(make_event_record(fault));
         }
         return drain_events();
     }
-    [[nodiscard]] effects drain_events() noexcept { return events.drain(registers, own_memory()); }
+    [[nodiscard]] effects drain_events() noexcept {
+        return events.drain(registers, own_memory(),
+                            [this](std::uint16_t tag) noexcept { hold_stall(tag); });
+    }
+
+    /// Stalls a refused access, and records that; a stall is recorded whatever
+    /// CD.R says (5.5).
+    [[nodiscard]] stall_ticket stall(const attachment_record& record, const guard_slot& slot,
+                                     translation_fault& fault, effects& out) noexcept {
+        const stall_ticket ticket = stalls.begin(fault.stream, guards.index_of(slot));
+        std::atomic_thread_fence(std::memory_order_seq_cst);
+        if (!registers.smmu_enabled() || record.subject.detached.load(std::memory_order_seq_cst)) {
+            stalls.abort(fault.stream);
+        } else if (!ticket.held_back) {
+            fault.stalled = true;
+            fault.stall_tag = ticket.tag;
+            if (injection.overflows(output_queue::events) ||
+                !events.push(make_event_record(fault))) {
+                hold_stall(ticket.tag);
+            }
+            out |= drain_events();
+        }
+        return ticket;
+    }
+    /// A stalled access has no record yet: it starts again once the event queue
+    /// takes records, which may be now.
+    void hold_stall(std::uint16_t tag) noexcept {
+        if constexpr (F.stalls) {
+            stalls.hold(tag);
+            retry_held_stalls();
+        }
+    }
+    void retry_held_stalls() noexcept {
+        std::atomic_thread_fence(std::memory_order_seq_cst);
+        if (events.is_writable(registers)) stalls.retry_held();
+    }
+    /// After a change of registers: what it means for stalled accesses.
+    void settle_stalls() noexcept {
+        if constexpr (F.stalls) {
+            if (!registers.smmu_enabled()) stalls.abort_all();
+            retry_held_stalls();
+        }
+    }
+    void abort_stalls(stream_id stream) noexcept {
+        if constexpr (F.stalls) stalls.abort(stream);
+    }
+    [[nodiscard]] stall_decision decision(stall_ticket ticket) noexcept {
+        return stalls.decision(ticket);
+    }
+    [[nodiscard]] stall_decision wait(stall_ticket ticket) noexcept { return stalls.wait(ticket); }
     void note_write(pa address, std::uint64_t bytes) noexcept {
         memory->note_write(address, bytes);
     }
@@ -165,6 +213,7 @@ struct smmu_assembly {
     }
     void release_port(attachment_record& record, guard_slot& slot) noexcept {
         const auto held = lock();
+        if constexpr (F.stalls) stalls.release(guards.index_of(slot));
         performance.released(guards.index_of(slot), record);
         if (record.ports == 1) note_leaving(record);
         guards.release(slot);
@@ -330,6 +379,7 @@ struct smmu_assembly {
     configuration_cache configurations;
     register_file<F> registers;
     event_queue<F> events;
+    [[no_unique_address]] stalls_of<F> stalls;
     quiescence_domain<quiescence> guards;
     control_plane<F, TlbPolicy, quiescence> control{tlb, configurations, registers, guards};
     attachment_set attachments;

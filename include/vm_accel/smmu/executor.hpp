@@ -17,6 +17,8 @@ namespace vm_accel::inline v0 {
 /// refers to for the time of one call.
 template <class Parts>
 class executor {
+    static constexpr auto F = Parts::F;
+
 public:
     explicit executor(Parts& parts) noexcept : parts_(parts) {}
 
@@ -53,8 +55,19 @@ public:
     [[nodiscard]] atc_progress atc() noexcept { return atc_progress::done; }
     [[nodiscard]] effects answer_pages(const command_action&) noexcept { return {}; }
 
-    [[nodiscard]] effects resume(const command_action&) noexcept { return {}; }
-    [[nodiscard]] effects terminate_stalls(const command_action&) noexcept { return {}; }
+    [[nodiscard]] effects resume(const command_action& action) noexcept {
+        if constexpr (F.stalls) {
+            parts_.stalls.resume(action.stream(), action.tag,
+                                 action.retry   ? stall_decision::retry
+                                 : action.abort ? stall_decision::aborted
+                                                : stall_decision::terminated);
+        }
+        return {};
+    }
+    [[nodiscard]] effects terminate_stalls(const command_action& action) noexcept {
+        if constexpr (F.stalls) parts_.stalls.abort(action.stream());
+        return {};
+    }
     void smmu_disabled() noexcept {}
     /// Answers at once, so that nobody sees RUN at 1.
     void run_atos() noexcept {

@@ -88,6 +88,7 @@ public:
         auto held = parts_.lock();
         held.after = parts_.control.write(offset, size, value, parts_.own_memory(),
                                           parts_.execute_by(), Options::commands_per_call);
+        parts_.settle_stalls();
     }
 
     /// Goes on with deferred work. True = there is more: call again.
@@ -111,6 +112,7 @@ public:
         return parts_.waiting(
             [this]() noexcept -> result<> {
                 parts_.control.begin_reset(parts_.execute_by());
+                parts_.settle_stalls();
                 return {};
             },
             [this]() noexcept { parts_.control.finish_reset(); });
@@ -148,6 +150,7 @@ public:
                 record->subject.detached.store(true, std::memory_order_seq_cst);
                 if (record->ports == 0) parts_.note_leaving(*record);
                 parts_.attachments.detach(*record, parts_.configurations);
+                parts_.abort_stalls(stream);
                 return {};
             },
             [&]() noexcept { released = parts_.stream_ids.release(stream); });

@@ -3,9 +3,9 @@
 
 #include <vm_accel/guest/guest_memory.hpp>
 #include <vm_accel/smmu/control/effects.hpp>
+#include <vm_accel/smmu/control/event_record.hpp>
 #include <vm_accel/smmu/control/queue_index.hpp>
 #include <vm_accel/smmu/control/register_file.hpp>
-#include <vm_accel/smmu/vocabulary/fault.hpp>
 #include <vm_accel/spec/events.hpp>
 
 #include <array>
@@ -16,64 +16,12 @@
 
 namespace vm_accel::inline v0 {
 
-/// The record for a fault, with the syndrome fields that its event has
-/// (IHI 0070, 7.3.2 to 7.3.21).
-[[nodiscard]] constexpr spec::event_record make_event_record(const translation_fault& f) noexcept {
-    using R = spec::event_record;
-    using enum spec::event_id;
-    R record;
-    set<R::Type>(record, static_cast<std::uint64_t>(f.event));
-    set<R::StreamID>(record, raw(f.stream));
-    set<R::SSV>(record, f.substream_valid ? 1 : 0);
-    set<R::SSID>(record, f.substream_valid ? raw(f.substream) : 0);
-    const auto attributes = [&] {
-        set<R::PnU>(record, f.access_made.privileged ? 1 : 0);
-        // A write is of data, whatever the device says.
-        set<R::InD>(record,
-                    f.access_made.instruction && f.access_made.kind == access::read ? 1 : 0);
-        set<R::RnW>(record, f.access_made.kind == access::read ? 1 : 0);
-    };
-    switch (f.event) {
-    case F_TRANSLATION:
-    case F_ADDR_SIZE:
-    case F_ACCESS:
-    case F_PERMISSION:
-        attributes();
-        set<R::S2>(record, f.stage2 ? 1 : 0);
-        set<R::CLASS>(record, static_cast<std::uint64_t>(f.cls));
-        set<R::InputAddr>(record, raw(f.access_made.address));
-        if (f.stage2) set<R::IPA>(record, f.ipa >> R::IPA::low);
-        break;
-    case F_WALK_EABT:
-        attributes();
-        set<R::Reason>(record, f.reason);
-        set<R::S2>(record, f.stage2 ? 1 : 0);
-        set<R::CLASS>(record, static_cast<std::uint64_t>(f.cls));
-        set<R::InputAddr>(record, raw(f.access_made.address));
-        set<R::FetchAddr>(record, f.fetch_address >> R::FetchAddr::low);
-        break;
-    case F_STE_FETCH:
-    case F_CD_FETCH:
-    case F_VMS_FETCH:
-        set<R::Reason>(record, f.reason);
-        set<R::FetchAddr>(record, f.fetch_address >> R::FetchAddr::low);
-        break;
-    case F_UUT:
-    case F_TRANSL_FORBIDDEN:
-    case F_BAD_ATS_TREQ:
-    case F_TLB_CONFLICT:
-        attributes();
-        set<R::Reason>(record, f.reason);
-        set<R::InputAddr>(record, raw(f.access_made.address));
-        break;
-    default:
-        break; // C_BAD_*, F_STREAM_DISABLED: identifiers only
-    }
-    return record;
-}
-
 /// Threads: push from any device thread, inside its guard. Nobody waits: a
 /// record is staged, and whoever finds no one writing writes what is staged.
+///
+/// The record of a stalled access is never dropped: what cannot be written is
+/// handed back by its STAG, and the access starts again once there is room
+/// (7.2.1, 7.4).
 template <smmu_features F, std::size_t Staged = 64>
 class event_queue {
     static_assert((Staged & (Staged - 1)) == 0);
@@ -85,8 +33,8 @@ public:
         }
     }
 
-    /// Takes a record; when staging is full the record is lost, as in an overflow.
-    void push(const spec::event_record& record) noexcept {
+    /// Takes a record. False = staging is full: lose() it, as in an overflow.
+    [[nodiscard]] bool push(const spec::event_record& record) noexcept {
         std::size_t at = tail_.load(std::memory_order_relaxed);
         for (;;) {
             cell& c = cells_[at % Staged];
@@ -95,11 +43,10 @@ public:
                 if (tail_.compare_exchange_weak(at, at + 1, std::memory_order_relaxed)) {
                     c.record = record;
                     c.turn.store(at + 1, std::memory_order_seq_cst);
-                    return;
+                    return true;
                 }
             } else if (turn < at) {
-                lost_.fetch_add(1, std::memory_order_seq_cst);
-                return;
+                return false;
             } else {
                 at = tail_.load(std::memory_order_relaxed);
             }
@@ -112,15 +59,16 @@ public:
     /// Writes what is staged to the guest's queue, unless another thread is at
     /// it: that one then takes these records too. Takes at most as many as fit
     /// into staging; effects::drain_events = there are more, come again with a
-    /// guard opened afresh.
-    template <guest_memory Memory>
-    [[nodiscard]] effects drain(register_file<F>& registers, Memory& memory) noexcept {
+    /// guard opened afresh. `hold(tag)` is called for records of stalled accesses
+    /// that could not be written.
+    template <guest_memory Memory, class Hold>
+    [[nodiscard]] effects drain(register_file<F>& registers, Memory& memory, Hold&& hold) noexcept {
         effects out;
         std::size_t left = Staged;
         while (has_work() && !writing_.exchange(true, std::memory_order_seq_cst)) {
             spec::event_record record;
             for (; left != 0 && pop(record); --left)
-                out |= write(registers, memory, record);
+                out |= write(registers, memory, record, hold);
             if (const std::uint64_t lost = lost_.exchange(0, std::memory_order_seq_cst)) {
                 out |= overflow(registers, lost);
             }
@@ -131,6 +79,14 @@ public:
             }
         }
         return out;
+    }
+
+    /// Whether the queue takes records now: on, not full, no abort unacknowledged
+    /// (7.2.1).
+    [[nodiscard]] static bool is_writable(register_file<F>& registers) noexcept {
+        return is_on(registers) && !place(registers).shape.is_full(
+                                       registers.event_prod().load(std::memory_order_seq_cst),
+                                       registers.event_cons().load(std::memory_order_seq_cst));
     }
 
     [[nodiscard]] std::uint64_t written() const noexcept {
@@ -162,27 +118,51 @@ private:
         return true;
     }
 
-    template <guest_memory Memory>
+    [[nodiscard]] static bool is_on(const register_file<F>& registers) noexcept {
+        return registers.events_enabled() &&
+               !registers.error_active(spec::GERROR::EVENTQ_ABT_ERR::mask);
+    }
+    [[nodiscard]] static queue_place place(const register_file<F>& registers) noexcept {
+        return queue_place::of(registers.event_queue_base(), F.event_queue_log2,
+                               sizeof(spec::event_record));
+    }
+
+    template <guest_memory Memory, class Hold>
     [[nodiscard]] effects write(register_file<F>& registers, Memory& memory,
-                                const spec::event_record& record) noexcept {
-        if (!registers.smmu_enabled() || !registers.events_enabled()) {
-            // Not an overflow: with the queue off, events are discarded.
-            dropped_.fetch_add(1, std::memory_order_relaxed);
+                                const spec::event_record& record, Hold& hold) noexcept {
+        const bool stalled = F.stalls && get<spec::event_record::STALL>(record) != 0;
+        const auto keep = [&] {
+            hold(static_cast<std::uint16_t>(get<spec::event_record::STAG>(record)));
+        };
+        if (!is_on(registers)) {
+            // Not an overflow: an event queue that is off discards.
+            if (stalled) {
+                keep();
+            } else {
+                dropped_.fetch_add(1, std::memory_order_relaxed);
+            }
             return {};
         }
-        const queue_place queue = queue_place::of(registers.event_queue_base(), F.event_queue_log2,
-                                                  sizeof(spec::event_record));
+        const queue_place queue = place(registers);
         const std::uint32_t prod = registers.event_prod().load(std::memory_order_acquire);
         const std::uint32_t cons = registers.event_cons().load(std::memory_order_acquire);
-        if (queue.shape.is_full(prod, cons)) return overflow(registers, 1);
+        if (queue.shape.is_full(prod, cons)) {
+            if (!stalled) return overflow(registers, 1);
+            keep();
+            return {};
+        }
 
         const std::uint64_t at =
             queue.base + std::uint64_t{queue.shape.entry(prod)} * sizeof(record);
         if (!memory.write(pa{at}, std::as_bytes(std::span{record.word}))) {
-            dropped_.fetch_add(1, std::memory_order_relaxed);
             effects out;
             out.raise_gerror = registers.raise_error(spec::GERROR::EVENTQ_ABT_ERR::mask) &&
                                registers.gerror_interrupt_enabled();
+            if (stalled) {
+                keep();
+            } else {
+                dropped_.fetch_add(1, std::memory_order_relaxed);
+            }
             return out;
         }
         // The record is in memory before the index says so.

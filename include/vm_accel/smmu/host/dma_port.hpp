@@ -6,9 +6,12 @@
 #include <vm_accel/guest/copy.hpp>
 #include <vm_accel/smmu/host/attachment.hpp>
 #include <vm_accel/smmu/vocabulary/access.hpp>
+#include <vm_accel/smmu/vocabulary/fault.hpp>
+#include <vm_accel/smmu/vocabulary/features.hpp>
 #include <vm_accel/smmu/vocabulary/outcome.hpp>
 #include <vm_accel/smmu/vocabulary/statistics.hpp>
 
+#include <bit>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -22,6 +25,9 @@ namespace vm_accel::inline v0 {
 struct access_attributes {
     bool privileged = false;
     bool instruction = false;
+    bool has_substream = false; ///< the access carries a SubstreamID (PCIe: a PASID)
+    bool translated = false;    ///< its address came from ats_translate()
+    substream_id substream{};   ///< meaningful with has_substream
 };
 
 /// Made by `smmu::make_port`. Movable while no guard of it is open; used by one
@@ -32,8 +38,15 @@ struct access_attributes {
 /// closes. Close guards soon: a CMD_SYNC of the guest completes only after
 /// every guard that was open at its invalidation has closed. Never block, wait
 /// for a lock or call an interrupt sink inside one.
+///
+/// With smmu_features::stalls, an access that the guest's tables refuse may
+/// wait for the guest's driver: read() and write() then block, with no guard
+/// open; try_read(), try_write() and guards give a ticket to ask about later.
+/// Ask about each until it is decided: accesses that may be stalled at a time
+/// are few.
 template <class Device>
 class dma_port {
+    static constexpr smmu_features F = Device::F;
     using slot_type = typename Device::guard_slot_type;
     using effects_type = typename Device::effects_type;
 
@@ -52,8 +65,7 @@ public:
         [[nodiscard, gnu::always_inline]] outcome
         translate(iova address, std::uint64_t length, access kind,
                   access_attributes attributes = {}) noexcept {
-            return port_->translate(
-                {address, length, kind, attributes.privileged, attributes.instruction});
+            return port_->translate(address, length, kind, attributes);
         }
         /// To be called after writing through a span: marks pages dirty where the
         /// guest memory tracks that.
@@ -75,56 +87,79 @@ public:
     [[nodiscard]] guard open() noexcept { return guard{*this}; }
 
     /// Copies `out.size()` bytes from the device's address space. False = the
-    /// access was refused at some byte; bytes before it have been copied.
+    /// access was refused at some byte; bytes before it have been copied. Waits
+    /// while it is stalled, but not inside another guard of this port: there an
+    /// access that would stall is refused.
     [[nodiscard]] bool read(iova address, std::span<std::byte> out,
                             access_attributes attributes = {}) noexcept {
-        const guard held{*this};
-        while (!out.empty()) {
-            const outcome o = translate(
-                {address, out.size(), access::read, attributes.privileged, attributes.instruction});
-            if (!o.is_span()) return refused(o);
-            const auto n = static_cast<std::size_t>(o.length());
-            copy_from_guest(out.data(), o.host(), n);
-            out = out.subspan(n);
-            address = offset_by(address, n);
+        if constexpr (!F.stalls) {
+            return pull(address, out, attributes,
+                        [this](const outcome& o) noexcept { return refused(o); });
+        } else {
+            const nesting inside{*this};
+            outcome stop;
+            while (!pull(address, out, attributes, kept_in(stop))) {
+                if (!settled(stop, address, out)) return refused(stop);
+            }
+            return true;
         }
-        return true;
     }
 
     /// Copies `in` into the device's address space. An aligned 4-byte write that
     /// lands on a doorbell is delivered as a message signalled interrupt. False
-    /// = refused at some byte; bytes before it have been written.
+    /// = refused at some byte; bytes before it have been written. Waits as
+    /// read() does.
     [[nodiscard]] bool write(iova address, std::span<const std::byte> in,
                              access_attributes attributes = {}) noexcept {
-        pa doorbell{};
-        {
-            const guard held{*this};
-            while (!in.empty()) {
-                const outcome o = translate({address, in.size(), access::write,
-                                             attributes.privileged, attributes.instruction});
-                if (o.is_mmio() && in.size() == 4 && o.length() == 4 &&
-                    (raw(o.address()) & 3) == 0) {
-                    doorbell = o.address();
-                    break;
-                }
-                if (!o.is_span()) return refused(o);
-                const auto n = static_cast<std::size_t>(o.length());
-                copy_to_guest(o.host(), in.data(), n);
-                note_write(o);
-                in = in.subspan(n);
-                address = offset_by(address, n);
+        outcome stop;
+        if constexpr (!F.stalls) {
+            if (push(address, in, attributes, kept_in(stop))) return true;
+            return is_message(stop, in) ? deliver_message(stop.address(), in) : refused(stop);
+        } else {
+            const nesting inside{*this};
+            while (!push(address, in, attributes, kept_in(stop))) {
+                if (is_message(stop, in)) return deliver_message(stop.address(), in);
+                if (!settled(stop, address, in)) return refused(stop);
             }
-        }
-        if (in.empty()) return true;
-        std::uint32_t data = 0;
-        std::memcpy(&data, in.data(), sizeof data);
-        data = little_endian(data);
-        if (device_->deliver_message(attachment_->subject.stream, doorbell, data)) {
-            counters_->messages.add();
             return true;
         }
-        counters_->faults.add();
-        return false;
+    }
+
+    /// The same, never waiting: says how far it came, and what stopped it.
+    [[nodiscard]] transfer try_read(iova address, std::span<std::byte> out,
+                                    access_attributes attributes = {}) noexcept {
+        const std::size_t asked = out.size();
+        outcome stop;
+        if (!pull(address, out, attributes, kept_in(stop))) (void)refused(stop);
+        return {asked - out.size(), stop};
+    }
+    [[nodiscard]] transfer try_write(iova address, std::span<const std::byte> in,
+                                     access_attributes attributes = {}) noexcept {
+        const std::size_t asked = in.size();
+        outcome stop;
+        if (push(address, in, attributes, kept_in(stop))) return {asked, stop};
+        if (is_message(stop, in)) {
+            return {deliver_message(stop.address(), in) ? asked : asked - in.size(), stop};
+        }
+        (void)refused(stop);
+        return {asked - in.size(), stop};
+    }
+
+    /// What has become of a stalled access. Anything but pending is told once,
+    /// and uses the ticket up.
+    [[nodiscard]] stall_decision decision(stall_ticket ticket) noexcept
+        requires(F.stalls)
+    {
+        return counted(device_->decision(ticket));
+    }
+    /// The same, waiting until it is decided: by CMD_RESUME or CMD_STALL_TERM, by
+    /// SMMUEN = 0, reset or detach. With a guard of this port open it does not
+    /// wait, and may say pending.
+    [[nodiscard]] stall_decision wait(stall_ticket ticket) noexcept
+        requires(F.stalls)
+    {
+        if (slot_->depth != 0) return decision(ticket);
+        return counted(device_->wait(ticket));
     }
 
     /// The thread promises not to open a guard until unpark(): synchronisation
@@ -167,46 +202,187 @@ private:
         }
         device_->act(std::exchange(pending_, {}));
     }
+    /// A copy that waits, inside a guard that it cannot close: nothing may stall.
+    class nesting {
+    public:
+        explicit nesting(dma_port& port) noexcept : port_(port) {
+            if constexpr (F.stalls) port_.never_stalls_ = port_.slot_->depth != 0;
+        }
+        nesting(const nesting&) = delete;
+        nesting& operator=(const nesting&) = delete;
+        ~nesting() {
+            if constexpr (F.stalls) port_.never_stalls_ = false;
+        }
+
+    private:
+        dma_port& port_;
+    };
+
     /// A hit is answered here; all else is out of line, and so is its state.
-    [[nodiscard, gnu::always_inline]] outcome translate(const transaction& asked) noexcept {
+    [[nodiscard, gnu::always_inline]] outcome translate(iova address, std::uint64_t length,
+                                                        access kind,
+                                                        access_attributes attributes) noexcept {
+        const transaction asked{address, length, kind, attributes.privileged,
+                                attributes.instruction};
         if (is_sound(asked)) [[likely]] {
-            const std::optional<outcome> hit =
-                device_->translate_hit(*attachment_, asked, *counters_);
-            if (hit) [[likely]]
-                return *hit;
+            if (is_plain(attributes)) {
+                const std::optional<outcome> hit =
+                    device_->translate_hit(*attachment_, asked, *counters_);
+                if (hit) [[likely]]
+                    return *hit;
+            }
         }
         // Piece by piece: a hit then needs no transaction in memory.
-        return translate_slowly(asked.address, asked.length, asked.kind,
-                                {asked.privileged, asked.instruction});
+        return translate_slowly(address, length, kind, std::bit_cast<std::uint64_t>(attributes));
     }
     /// Neither empty nor past the end of the address space.
     [[nodiscard]] static bool is_sound(const transaction& asked) noexcept {
         return asked.length - 1 <= ~raw(asked.address);
     }
-    [[nodiscard, gnu::noinline]] outcome translate_slowly(iova address, std::uint64_t length,
-                                                          access kind,
-                                                          access_attributes attributes) noexcept {
-        const transaction asked{address, length, kind, attributes.privileged,
-                                attributes.instruction};
+    /// Whether the attachment's own configuration answers such accesses.
+    [[nodiscard]] static bool is_plain(const access_attributes& attributes) noexcept {
+        return !(F.substream_bits != 0 && attributes.has_substream) &&
+               !(F.ats && attributes.translated);
+    }
+    [[nodiscard, gnu::noinline]] outcome
+    translate_slowly(iova address, std::uint64_t length, access kind, std::uint64_t bits) noexcept {
+        const auto attributes = std::bit_cast<access_attributes>(bits);
+        const transaction asked{address,
+                                length,
+                                kind,
+                                attributes.privileged,
+                                attributes.instruction,
+                                attributes.has_substream,
+                                F.ats && attributes.translated,
+                                attributes.substream};
         if (!is_sound(asked)) [[unlikely]] {
             counters_->faults.add();
             return outcome::refused({}, silent_abort::bad_access);
         }
         translation_fault fault;
         const outcome o = device_->translate(*attachment_, asked, *counters_, fault);
-        if (o.is_fault()) [[unlikely]] {
-            counters_->faults.add();
-            pending_ |= device_->record(fault);
-            has_pending_ = true;
+        if (o.is_fault()) [[unlikely]]
+            return faulted(o, fault);
+        return o;
+    }
+    [[nodiscard]] outcome faulted(const outcome& o, translation_fault& fault) noexcept {
+        has_pending_ = true;
+        if constexpr (F.stalls) {
+            if (!never_stalls_ && fault.may_stall && !fault.access_made.translated) {
+                return outcome::wait_for(device_->stall(*attachment_, *slot_, fault, pending_));
+            }
+        }
+        counters_->faults.add();
+        pending_ |= device_->record(fault);
+        if constexpr (F.quiet_termination) {
+            if (fault.quiet && fault.silent == silent_abort::none)
+                return outcome::ignored(o.event());
         }
         return o;
+    }
+
+    /// Reads inside one guard. True = all is done; else what `stop` makes of the
+    /// outcome that stopped it, and what is left is left in `address` and `out`.
+    template <class Stop>
+    [[nodiscard, gnu::always_inline]] bool pull(iova& address, std::span<std::byte>& out,
+                                                access_attributes attributes,
+                                                Stop&& stop) noexcept {
+        const guard held{*this};
+        while (!out.empty()) {
+            const outcome o = translate(address, out.size(), access::read, attributes);
+            if (!o.is_span()) {
+                if (!F.quiet_termination || !o.is_ignored()) return stop(o);
+                ignore(address, out);
+                continue;
+            }
+            const auto n = static_cast<std::size_t>(o.length());
+            copy_from_guest(out.data(), o.host(), n);
+            advance(address, out, n);
+        }
+        return true;
+    }
+    template <class Stop>
+    [[nodiscard, gnu::always_inline]] bool push(iova& address, std::span<const std::byte>& in,
+                                                access_attributes attributes,
+                                                Stop&& stop) noexcept {
+        const guard held{*this};
+        while (!in.empty()) {
+            const outcome o = translate(address, in.size(), access::write, attributes);
+            if (!o.is_span()) {
+                if (!F.quiet_termination || !o.is_ignored()) return stop(o);
+                ignore(address, in);
+                continue;
+            }
+            const auto n = static_cast<std::size_t>(o.length());
+            copy_to_guest(o.host(), in.data(), n);
+            note_write(o);
+            advance(address, in, n);
+        }
+        return true;
+    }
+    [[nodiscard]] static auto kept_in(outcome& stop) noexcept {
+        return [&stop](const outcome& o) noexcept {
+            stop = o;
+            return false;
+        };
+    }
+    template <class Byte>
+    static void advance(iova& address, std::span<Byte>& left, std::size_t n) noexcept {
+        left = left.subspan(n);
+        address = offset_by(address, n);
+    }
+    /// An access that is over without a trace: it reads as zero up to the end of
+    /// its page.
+    static void ignore(iova& address, std::span<std::byte>& out) noexcept {
+        const std::size_t n = in_page(address, out.size());
+        std::memset(out.data(), 0, n);
+        advance(address, out, n);
+    }
+    static void ignore(iova& address, std::span<const std::byte>& in) noexcept {
+        advance(address, in, in_page(address, in.size()));
+    }
+    [[nodiscard]] static std::size_t in_page(iova address, std::size_t bytes) noexcept {
+        const auto left = static_cast<std::size_t>(0x1000 - (raw(address) & 0xfff));
+        return left < bytes ? left : bytes;
+    }
+    /// Waits if the outcome says so. True = go on with what is left.
+    template <class Byte>
+    [[nodiscard]] bool settled(const outcome& o, iova& address, std::span<Byte>& left) noexcept {
+        if constexpr (F.stalls) {
+            if (!o.is_stalled()) return false;
+            const stall_decision decided = wait(o.ticket());
+            if (decided == stall_decision::terminated) ignore(address, left);
+            return decided != stall_decision::aborted;
+        }
+        return false;
+    }
+    [[nodiscard]] stall_decision counted(stall_decision decided) noexcept {
+        if (decided == stall_decision::terminated || decided == stall_decision::aborted) {
+            counters_->faults.add();
+        }
+        return decided;
+    }
+    [[nodiscard]] static bool is_message(const outcome& o, std::span<const std::byte> in) noexcept {
+        return o.is_mmio() && in.size() == 4 && o.length() == 4 && (raw(o.address()) & 3) == 0;
+    }
+    /// With no guard of this access open.
+    [[nodiscard]] bool deliver_message(pa doorbell, std::span<const std::byte> in) noexcept {
+        std::uint32_t data = 0;
+        std::memcpy(&data, in.data(), sizeof data);
+        data = little_endian(data);
+        if (device_->deliver_message(attachment_->subject.stream, doorbell, data)) {
+            counters_->messages.add();
+            return true;
+        }
+        counters_->faults.add();
+        return false;
     }
     void note_write(const outcome& written) noexcept {
         device_->note_write(written.address(), written.length());
     }
     /// A register where memory was wanted is a refusal of ours, to be counted.
     [[nodiscard]] bool refused(const outcome& o) noexcept {
-        if (!o.is_fault()) counters_->faults.add();
+        if (o.is_mmio()) counters_->faults.add();
         return false;
     }
 
@@ -216,6 +392,7 @@ private:
     port_counters* counters_ = nullptr;
     effects_type pending_{};
     bool has_pending_ = false;
+    bool never_stalls_ = false;
 };
 
 } // namespace vm_accel::inline v0

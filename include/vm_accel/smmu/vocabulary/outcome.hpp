@@ -12,9 +12,29 @@
 
 namespace vm_accel::inline v0 {
 
-/// Names a stalled transaction until CMD_RESUME or CMD_STALL_TERM decides it.
+/// Names a stalled access until it is decided (IHI 0070, 3.12.2).
 struct stall_ticket {
-    std::uint16_t tag = 0;
+    std::uint16_t tag = 0; ///< STAG
+    /// As many accesses are stalled as there may be: this one has no tag and no
+    /// record, and starts again when there is room.
+    bool held_back = false;
+    std::uint32_t turn = 0; ///< held_back: since when it waits
+
+    [[nodiscard]] constexpr std::uint64_t packed() const noexcept {
+        return std::uint64_t{turn} << 32 | (held_back ? 0x1'0000U : 0U) | tag;
+    }
+    [[nodiscard]] static constexpr stall_ticket unpacked(std::uint64_t bits) noexcept {
+        return {static_cast<std::uint16_t>(bits), (bits & 0x1'0000) != 0,
+                static_cast<std::uint32_t>(bits >> 32)};
+    }
+};
+
+/// What became of a stalled access.
+enum class stall_decision : std::uint8_t {
+    pending,    ///< not decided yet
+    retry,      ///< make the access again, as if for the first time
+    terminated, ///< it is over: what it reads is zero, what it writes is ignored
+    aborted,    ///< it is over, and refused
 };
 
 /// The answer to one `translate`. Trivially copyable; valid while the guard
@@ -53,16 +73,31 @@ public:
         o.silent_ = silent;
         return o;
     }
+    /// A refusal that the device does not notice (CD.A = 0).
+    [[nodiscard]] static constexpr outcome ignored(spec::event_id event) noexcept {
+        outcome o;
+        o.kind_ = kind::ignored;
+        o.event_ = event;
+        return o;
+    }
     [[nodiscard]] static constexpr outcome wait_for(stall_ticket ticket) noexcept {
         outcome o;
         o.kind_ = kind::stalled;
-        o.length_ = ticket.tag;
+        o.length_ = ticket.packed();
         return o;
     }
 
     [[nodiscard]] constexpr bool is_span() const noexcept { return kind_ == kind::span; }
     [[nodiscard]] constexpr bool is_mmio() const noexcept { return kind_ == kind::mmio; }
-    [[nodiscard]] constexpr bool is_fault() const noexcept { return kind_ == kind::fault; }
+    /// Refused: no memory comes of it.
+    [[nodiscard]] constexpr bool is_fault() const noexcept {
+        return kind_ == kind::fault || kind_ == kind::ignored;
+    }
+    /// A fault, but the access ends well: what it reads is zero, what it writes
+    /// is ignored, up to the end of the 4 KiB page.
+    [[nodiscard]] constexpr bool is_ignored() const noexcept { return kind_ == kind::ignored; }
+    /// The access waits for the guest's driver. Close the guard, then ask
+    /// dma_port::decision() or wait().
     [[nodiscard]] constexpr bool is_stalled() const noexcept { return kind_ == kind::stalled; }
 
     /// Host memory of a span, null for anything else.
@@ -79,12 +114,13 @@ public:
     [[nodiscard]] constexpr spec::event_id event() const noexcept { return event_; }
     /// Why a fault raised no event; none if it is an architectural one.
     [[nodiscard]] constexpr silent_abort why() const noexcept { return silent_; }
+    /// Meaningful when is_stalled().
     [[nodiscard]] constexpr stall_ticket ticket() const noexcept {
-        return {static_cast<std::uint16_t>(length_)};
+        return stall_ticket::unpacked(length_);
     }
 
 private:
-    enum class kind : std::uint8_t { fault, span, mmio, stalled };
+    enum class kind : std::uint8_t { fault, span, mmio, stalled, ignored };
 
     std::byte* host_ = nullptr;
     std::uint64_t length_ = 0;
@@ -96,5 +132,13 @@ private:
 };
 
 static_assert(std::is_trivially_copyable_v<outcome>);
+
+/// How far a copy came that never waits.
+struct transfer {
+    std::uint64_t done = 0; ///< bytes copied, ignored ones included
+    outcome stop{};         ///< why no more; meaningful when done is less than asked
+};
+
+static_assert(std::is_trivially_copyable_v<transfer>);
 
 } // namespace vm_accel::inline v0
