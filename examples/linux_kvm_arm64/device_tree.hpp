@@ -31,6 +31,7 @@ struct machine_description {
     std::string command_line;
     pa initrd{};
     std::uint64_t initrd_bytes = 0;
+    bool pci = false; ///< a PCI host bridge, and the service for its messages
 };
 
 /// The affinity fields that KVM gives to vCPU `index` in MPIDR_EL1.
@@ -107,7 +108,8 @@ private:
 
 namespace device_tree {
 
-inline constexpr std::uint32_t gic_phandle = 1, clock_phandle = 2, smmu_phandle = 3;
+inline constexpr std::uint32_t gic_phandle = 1, clock_phandle = 2, smmu_phandle = 3,
+                               its_phandle = 4;
 /// First cell of an interrupt specifier, and its trigger type in the third.
 inline constexpr std::uint32_t spi = 0, ppi = 1, edge_rising = 1, level_high = 4;
 
@@ -166,7 +168,7 @@ inline void memory(tree_writer& tree, const machine_description& machine) {
     });
 }
 
-inline void interrupt_controller(tree_writer& tree, std::uint64_t vcpus) {
+inline void interrupt_controller(tree_writer& tree, std::uint64_t vcpus, bool messages) {
     using namespace machine_map;
     tree.node(at("intc", gic_distributor.base), [&] {
         tree.text("compatible", "arm,gic-v3");
@@ -176,6 +178,15 @@ inline void interrupt_controller(tree_writer& tree, std::uint64_t vcpus) {
         tree.cell("#size-cells", 2);
         tree.reg({gic_distributor, {gic_redistributors, vcpus * gic_redistributor_bytes}});
         tree.cell("phandle", gic_phandle);
+        if (!messages) return;
+        tree.flag("ranges");
+        tree.node(at("its", gic_its.base), [&] {
+            tree.text("compatible", "arm,gic-v3-its");
+            tree.flag("msi-controller");
+            tree.cell("#msi-cells", 1);
+            tree.reg({gic_its});
+            tree.cell("phandle", its_phandle);
+        });
     });
 }
 
@@ -227,6 +238,30 @@ inline void smmu_and_disk(tree_writer& tree) {
     });
 }
 
+/// One bus behind the SMMU. The guest places the BARs.
+inline void pci_host(tree_writer& tree) {
+    using namespace machine_map;
+    const auto high = [](std::uint64_t value) { return static_cast<std::uint32_t>(value >> 32); };
+    const auto low = [](std::uint64_t value) { return static_cast<std::uint32_t>(value); };
+    tree.node(at("pcie", pci_configuration.base), [&] {
+        tree.text("compatible", "pci-host-ecam-generic");
+        tree.text("device_type", "pci");
+        tree.cell("#address-cells", 3);
+        tree.cell("#size-cells", 2);
+        tree.cells("bus-range", {0, 0});
+        tree.reg({pci_configuration});
+        // 32-bit memory space, one to one.
+        constexpr std::uint32_t memory_space = 0x0200'0000;
+        const std::uint64_t base = raw(pci_memory.base);
+        tree.cells("ranges", {memory_space, high(base), low(base), high(base), low(base),
+                              high(pci_memory.size), low(pci_memory.size)});
+        // Requester ID, provider, its first number, how many.
+        tree.cells("iommu-map", {0, smmu_phandle, pci_first_stream, pci_requesters});
+        tree.cells("msi-map", {0, its_phandle, pci_first_stream, pci_requesters});
+        tree.flag("dma-coherent");
+    });
+}
+
 } // namespace device_tree
 
 /// The whole tree. Error: exhausted.
@@ -250,9 +285,10 @@ build_device_tree(const machine_description& machine) {
         });
         cpus(tree, machine);
         memory(tree, machine);
-        interrupt_controller(tree, machine.vcpu_nodes.size());
+        interrupt_controller(tree, machine.vcpu_nodes.size(), machine.pci);
         uart(tree);
         smmu_and_disk(tree);
+        if (machine.pci) pci_host(tree);
     });
     return tree.finish();
 }

@@ -13,13 +13,14 @@
 namespace linux_vmm {
 
 /// Routes a vCPU's access to a device by address. The devices outlive the bus;
-/// `injector` may be null. `Smmu` needs mmio_read and mmio_write.
+/// `pci` and `injector` may be null. `Smmu` needs mmio_read and mmio_write.
 /// Threads: all vCPU threads at once.
-template <class Uart, class Smmu, class Disk, class Injector>
+template <class Uart, class Smmu, class Disk, class Pci, class Injector>
 struct guest_bus {
     Uart& uart;
     Smmu& smmu;
     Disk& disk;
+    Pci* pci;
     Injector* injector;
 
     void mmio_read(pa address, std::span<std::byte> out) noexcept {
@@ -47,6 +48,13 @@ private:
         if (is_at(machine_map::disk, address, size)) {
             return disk.read(raw(address) - raw(machine_map::disk.base), size);
         }
+        if (pci != nullptr && is_at(machine_map::pci_memory, address, size)) {
+            return pci->read(address, size);
+        }
+        if (pci != nullptr && is_at(machine_map::pci_configuration, address, size)) {
+            return pci->read_configuration(raw(address) - raw(machine_map::pci_configuration.base),
+                                           size);
+        }
         if (is_at(machine_map::uart, address, size)) {
             return uart.read(raw(address) - raw(machine_map::uart.base));
         }
@@ -61,6 +69,11 @@ private:
             smmu.mmio_write(raw(address) - raw(machine_map::smmu.base), size, value);
         } else if (is_at(machine_map::disk, address, size)) {
             disk.write(raw(address) - raw(machine_map::disk.base), size, value);
+        } else if (pci != nullptr && is_at(machine_map::pci_memory, address, size)) {
+            pci->write(address, size, value);
+        } else if (pci != nullptr && is_at(machine_map::pci_configuration, address, size)) {
+            pci->write_configuration(raw(address) - raw(machine_map::pci_configuration.base), size,
+                                     value);
         } else if (is_at(machine_map::uart, address, size)) {
             uart.write(raw(address) - raw(machine_map::uart.base),
                        static_cast<std::uint32_t>(value));

@@ -1,5 +1,5 @@
-/// The thread beside the vCPUs: it serves the disk, and the work that the SMMU
-/// puts off because one register write may only do so much.
+/// A thread beside the vCPUs: it serves a device, or the work that the SMMU puts
+/// off because one register write may only do so much.
 #pragma once
 
 #include <vm_accel/os/wakeup.hpp>
@@ -9,15 +9,21 @@
 
 #include <atomic>
 #include <thread>
+#include <utility>
 
 namespace linux_vmm {
 
-/// Runs from construction to destruction. `bell` rings when the disk is notified.
-template <class Smmu, class Disk>
+/// Runs from construction to destruction, and calls `work` whenever `bell` rings
+/// or `other_fd` is readable (-1: none). `Work`: void() noexcept.
+template <class Work>
 class io_thread {
 public:
-    io_thread(Smmu& smmu, Disk& disk, vm_accel::os::wakeup& bell)
-        : bell_(bell), thread_([this, &smmu, &disk] { run(smmu, disk); }) {}
+    /// `name`: at most 15 characters, as the kernel shows it.
+    io_thread(const char* name, vm_accel::os::wakeup& bell, int other_fd, Work work)
+        : bell_(bell), other_fd_(other_fd), work_(std::move(work)), thread_([this, name] {
+              ::pthread_setname_np(::pthread_self(), name);
+              run();
+          }) {}
     io_thread(const io_thread&) = delete;
     io_thread& operator=(const io_thread&) = delete;
     ~io_thread() {
@@ -27,20 +33,21 @@ public:
     }
 
 private:
-    void run(Smmu& smmu, Disk& disk) noexcept {
-        ::pthread_setname_np(::pthread_self(), "disk-io");
-        pollfd awaited[] = {{bell_.fd(), POLLIN, 0}, {smmu.deferred_work_fd(), POLLIN, 0}};
-        while (!stopping_) {
+    void run() noexcept {
+        pollfd awaited[] = {{bell_.fd(), POLLIN, 0}, {other_fd_, POLLIN, 0}};
+        for (;;) {
             ::poll(awaited, 2, -1);
+            if (stopping_) return; // the guest has ended: its rings are no longer ours
             bell_.clear();
-            while (smmu.poll()) {}
-            disk.serve();
+            work_();
         }
     }
 
     vm_accel::os::wakeup& bell_;
+    const int other_fd_;
+    Work work_;
     std::atomic<bool> stopping_{false};
-    std::thread thread_;
+    std::thread thread_; ///< last: it uses the others
 };
 
 } // namespace linux_vmm

@@ -1,9 +1,10 @@
-/// Boots an unmodified arm64 Linux kernel under KVM, with a disk behind an SMMUv3.
+/// Boots an unmodified arm64 Linux kernel under KVM, with disks behind an SMMUv3.
 ///
 /// Everything that makes it a VMM is in this folder; everything that makes it
 /// fast and safe comes from the library: guest RAM on the right NUMA nodes, vCPU
 /// threads on the right CPUs, KVM, and the SMMU that the guest's own driver
-/// programs. The disk reaches guest memory through its port of the SMMU only.
+/// programs. A disk reaches guest memory, and the GIC with its messages, through
+/// its port of the SMMU only.
 #include "device_tree.hpp"
 #include "guest_bus.hpp"
 #include "injector.hpp"
@@ -11,11 +12,13 @@
 #include "kernel_image.hpp"
 #include "machine_map.hpp"
 #include "options.hpp"
+#include "pci_host.hpp"
 #include "pl011.hpp"
 #include "run_report.hpp"
 #include "smmu_lines.hpp"
 #include "vcpu_threads.hpp"
 #include "virtio_disk.hpp"
+#include "virtio_pci_disk.hpp"
 
 #include <vm_accel/affinity/affinity.hpp>
 #include <vm_accel/affinity/linux_platform.hpp>
@@ -34,6 +37,7 @@
 #include <cstdlib>
 #include <fstream>
 #include <iostream>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -181,6 +185,8 @@ int run(const options& wanted) {
     std::vector<std::byte> kernel = need(load_file(wanted.kernel));
     std::vector<std::byte> initrd = need(load_file(wanted.initrd));
     const disk_file storage = need(disk_file::open(wanted.disk));
+    std::optional<disk_file> pci_storage;
+    if (!wanted.pci_disk.empty()) pci_storage = need(disk_file::open(wanted.pci_disk));
     const image_header header = need(parse_image_header(kernel));
     const std::uint64_t ram_bytes = wanted.memory_mib << 20;
     const load_plan where =
@@ -211,9 +217,11 @@ int run(const options& wanted) {
     need(vm.create_gic_v3(machine_map::gic_distributor.base, machine_map::gic_redistributors,
                           wanted.vcpus));
     need(vm.finish_gic());
+    const bool pci = !wanted.pci_disk.empty();
+    if (pci) need(vm.create_its(machine_map::gic_its.base));
     need(lines.open(vm));
 
-    // --- devices: console, disk behind the SMMU, and two devices gone wrong
+    // --- devices: console, disks behind the SMMU, and two devices gone wrong
     const auto line_to = [&vm](unsigned spi) {
         return [&vm, spi](bool level) noexcept { static_cast<void>(vm.set_spi(spi, level)); };
     };
@@ -221,13 +229,22 @@ int run(const options& wanted) {
         static_cast<void>(need(host.smmu().attach_device(device, ram_range, stream_id{stream})));
         return need(host.smmu().make_port(device));
     };
-    os::wakeup bell;
+    os::wakeup bell, pci_bell;
     need(bell.open());
-    const auto wake_io = [&bell]() noexcept { bell.signal(); };
+    need(pci_bell.open());
+    const auto waker = [](os::wakeup& of) { return [&of]() noexcept { of.signal(); }; };
     pl011 uart{[](std::string_view text) noexcept { print(text); }, line_to(machine_map::uart_spi)};
     virtio_disk disk{attach("disk", machine_map::disk_stream), storage,
-                     line_to(machine_map::disk_spi), wake_io};
+                     line_to(machine_map::disk_spi), waker(bell)};
     using port = guest_smmu::port;
+    using pci_disk_type = virtio_pci_disk<port, decltype(waker(pci_bell))>;
+    std::optional<pci_disk_type> pci_disk;
+    std::optional<pci_host<pci_disk_type>> pci_bus;
+    if (pci) {
+        pci_disk.emplace(attach("pci-disk", machine_map::pci_disk_stream), *pci_storage,
+                         waker(pci_bell));
+        pci_bus.emplace(*pci_disk);
+    }
     std::vector<dma_source<port>> rogues;
     if (wanted.inject) {
         rogues.push_back(
@@ -240,7 +257,8 @@ int run(const options& wanted) {
     injector rogue{std::move(rogues), host.guest_memory(),
                    offset_by(machine_map::ram_base, ram_bytes / 2),
                    [](const injection& i) noexcept { print(line_of(i) + '\n'); }};
-    guest_bus bus{uart, host.smmu(), disk, wanted.inject ? &rogue : nullptr};
+    guest_bus bus{uart, host.smmu(), disk, pci ? &*pci_bus : nullptr,
+                  wanted.inject ? &rogue : nullptr};
 
     // --- kernel, initial file system and device tree into RAM
     machine_description machine;
@@ -249,6 +267,7 @@ int run(const options& wanted) {
     machine.command_line = wanted.command_line;
     machine.initrd = where.initrd;
     machine.initrd_bytes = where.initrd_bytes;
+    machine.pci = pci;
     const std::vector<std::byte> tree = need(build_device_tree(machine));
     if (!host.guest_memory().write(where.kernel, kernel) ||
         !host.guest_memory().write(where.initrd, initrd) ||
@@ -264,7 +283,13 @@ int run(const options& wanted) {
         static_cast<void>(host.vcpus().pin_current_thread(vcpu)); // what came of it is reported
     };
     const guest_end end = [&] {
-        const io_thread io{host.smmu(), disk, bell};
+        const io_thread io{"disk-io", bell, host.smmu().deferred_work_fd(), [&]() noexcept {
+                               while (host.smmu().poll()) {}
+                               disk.serve();
+                           }};
+        const io_thread pci_io{"pci-disk-io", pci_bell, -1, [&]() noexcept {
+                                   if (pci) pci_disk->serve();
+                               }};
         return vcpu_threads{vcpus}.run(bus, pin, wanted.timeout_seconds);
     }();
     uart.flush();
@@ -276,6 +301,15 @@ int run(const options& wanted) {
     report.memories = describe_placement(ram);
     describe_smmu(report, host.smmu().stats(), lines);
     report.disk = disk.statistics();
+    if (pci) {
+        report.pci_disk = pci_disk->statistics();
+        const message_statistics& sent = pci_disk->messages();
+        report.messages = {{"sent", sent.sent},
+                           {"refused", sent.refused},
+                           {"last_address", sent.last_address},
+                           {"delivered", lines.messages_delivered()},
+                           {"not_delivered", lines.messages_refused()}};
+    }
     report.injections = rogue.done();
     report.acceleration = host.diagnostic_report();
     print("\n" + to_table(report));

@@ -12,14 +12,15 @@
 namespace linux_vmm {
 
 inline constexpr std::string_view usage =
-    "linux_kvm_arm64 --kernel IMAGE --initrd CPIO --disk FILE [--vcpus N] [--memory MIB]\n"
-    "                [--numa-nodes N] [--cmdline TEXT] [--inject] [--report FILE.json]\n"
-    "                [--timeout SECONDS]\n"
+    "linux_kvm_arm64 --kernel IMAGE --initrd CPIO --disk FILE [--pci-disk FILE]\n"
+    "                [--vcpus N] [--memory MIB] [--numa-nodes N] [--cmdline TEXT] [--inject]\n"
+    "                [--report FILE.json] [--timeout SECONDS]\n"
     "\n"
-    "Boots an arm64 Linux kernel under KVM with a disk behind an SMMUv3 of this library.\n"
+    "Boots an arm64 Linux kernel under KVM with disks behind an SMMUv3 of this library.\n"
     "  --kernel IMAGE      an uncompressed arm64 Image\n"
     "  --initrd CPIO       its initial file system\n"
     "  --disk FILE         the disk; the guest writes to it\n"
+    "  --pci-disk FILE     a second one, on a PCI bus with message signalled interrupts\n"
     "  --vcpus N           1 to 64 (1)\n"
     "  --memory MIB        guest RAM, 64 or more, a multiple of 2 MiB per node (256)\n"
     "  --numa-nodes N      host nodes to split the RAM over (1)\n"
@@ -33,6 +34,7 @@ inline constexpr std::string_view usage =
 
 struct options {
     std::string kernel, initrd, disk, report;
+    std::string pci_disk; ///< empty: no PCI bus
     std::string command_line = "console=ttyAMA0 panic=-1";
     std::uint32_t vcpus = 1;
     std::uint64_t memory_mib = 256;
@@ -80,6 +82,8 @@ parse_options(std::span<const char* const> arguments) {
             parsed.initrd = value;
         } else if (name == "--disk") {
             parsed.disk = value;
+        } else if (name == "--pci-disk") {
+            parsed.pci_disk = value;
         } else if (name == "--report") {
             parsed.report = value;
         } else if (name == "--cmdline") {

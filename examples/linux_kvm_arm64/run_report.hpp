@@ -45,6 +45,8 @@ struct run_report {
     double hit_rate = 0;
     numbers lines; ///< edges given to the guest, by line
     block_statistics disk;
+    std::optional<block_statistics> pci_disk;
+    numbers messages; ///< of the disk on the PCI bus
     std::vector<injection> injections;
     vm_accel::diagnostic_report acceleration;
 
@@ -91,9 +93,20 @@ struct run_report {
     out << " hit rate " << report.hit_rate << '\n' << "SMMU interrupts:";
     for (const auto& [name, value] : report.lines)
         out << ' ' << name << ' ' << value;
-    out << "\ndisk: " << report.disk.reads << " reads (" << report.disk.bytes_read << " bytes), "
-        << report.disk.writes << " writes (" << report.disk.bytes_written << " bytes), "
-        << report.disk.flushes << " flushes, " << report.disk.errors << " errors\n";
+    const auto disk = [&out](std::string_view name, const block_statistics& d) {
+        out << '\n'
+            << name << ": " << d.reads << " reads (" << d.bytes_read << " bytes), " << d.writes
+            << " writes (" << d.bytes_written << " bytes), " << d.flushes << " flushes, "
+            << d.errors << " errors";
+    };
+    disk("disk", report.disk);
+    if (report.pci_disk) {
+        disk("PCI disk", *report.pci_disk);
+        out << "\nPCI disk's messages:";
+        for (const auto& [name, value] : report.messages)
+            out << ' ' << name << ' ' << value;
+    }
+    out << '\n';
     for (const injection& i : report.injections)
         out << line_of(i) << ": " << (i.refused() ? "" : "NOT ") << "refused\n";
     out << report.acceleration.to_table();
@@ -147,13 +160,30 @@ struct run_report {
         append_json(out += "\"name\":", line.first);
         number("edges", line.second);
     });
-    out += ",\"disk\":{\"reads\":" + std::to_string(report.disk.reads);
-    number("writes", report.disk.writes);
-    number("flushes", report.disk.flushes);
-    number("errors", report.disk.errors);
-    number("bytes_read", report.disk.bytes_read);
-    number("bytes_written", report.disk.bytes_written);
-    out += '}';
+    const auto object = [&](std::string_view name, const run_report::numbers& values) {
+        append_json(out += ',', name);
+        out += ":{";
+        std::string_view between;
+        for (const auto& [field, value] : values) {
+            append_json(out += between, field);
+            out += ':' + std::to_string(value);
+            between = ",";
+        }
+        out += '}';
+    };
+    const auto disk = [&](std::string_view name, const block_statistics& d) {
+        object(name, {{"reads", d.reads},
+                      {"writes", d.writes},
+                      {"flushes", d.flushes},
+                      {"errors", d.errors},
+                      {"bytes_read", d.bytes_read},
+                      {"bytes_written", d.bytes_written}});
+    };
+    disk("disk", report.disk);
+    if (report.pci_disk) {
+        disk("pci_disk", *report.pci_disk);
+        object("messages", report.messages);
+    }
     list("injections", report.injections, [&](const injection& i) {
         append_json(out += "\"name\":", i.name);
         number("stream", i.stream);

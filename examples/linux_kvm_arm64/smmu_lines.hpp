@@ -1,4 +1,4 @@
-/// The SMMU's interrupts, delivered to the guest's GIC.
+/// Interrupts of the SMMU, and of devices behind it, delivered to the guest's GIC.
 #pragma once
 
 #include "machine_map.hpp"
@@ -17,17 +17,20 @@ namespace linux_vmm {
 
 /// Models interrupt_sink: each wired line is an edge on an SPI, given through an
 /// irqfd, so that neither the SMMU nor a device thread waits for the hypervisor.
-/// This machine has no interrupt translation service, hence no doorbell.
+/// The one doorbell is that of the GIC's translation service, which knows a
+/// device by a DeviceID that equals its StreamID.
 class smmu_lines {
 public:
-    /// Opens the lines of `vm`, whose GIC is finished. Before that, and if it
-    /// fails, edges are counted and lost. Errors: those of kvm_vm::irqfd.
+    /// Opens the lines of `vm`, whose GIC is finished, before any device thread
+    /// runs. Before that, and if it fails, edges and messages are counted and lost. Errors: those
+    /// of kvm_vm::irqfd.
     [[nodiscard]] vm_accel::result<> open(vm_accel::kvm_vm& vm) noexcept {
         for (unsigned i = 0; i < lines_.size(); ++i) {
             auto line = vm.irqfd(machine_map::smmu_first_spi + i);
             if (!line) return vm_accel::fail(line);
             lines_[i] = std::move(*line);
         }
+        vm_ = &vm;
         return {};
     }
 
@@ -36,14 +39,28 @@ public:
         pulses_[i].fetch_add(1, std::memory_order_relaxed);
         if (lines_[i]) vm_accel::os::signal_event(lines_[i]);
     }
-    [[nodiscard]] bool is_doorbell(pa) noexcept { return false; }
-    [[nodiscard]] bool signal_msi(vm_accel::stream_id, pa, std::uint32_t) noexcept { return false; }
+    [[nodiscard]] bool is_doorbell(pa address) noexcept { return address == doorbell; }
+    [[nodiscard]] bool signal_msi(vm_accel::stream_id requester, pa address,
+                                  std::uint32_t data) noexcept {
+        const bool delivered = vm_ != nullptr && address == doorbell &&
+                               vm_->signal_msi(address, data, raw(requester)).value_or(false);
+        (delivered ? delivered_ : refused_).fetch_add(1, std::memory_order_relaxed);
+        return delivered;
+    }
 
     [[nodiscard]] std::uint64_t pulses(vm_accel::wired_interrupt which) const noexcept {
         return pulses_[static_cast<std::size_t>(which)].load(std::memory_order_relaxed);
     }
 
+    /// Messages that the translation service turned into interrupts, and others.
+    [[nodiscard]] std::uint64_t messages_delivered() const noexcept { return delivered_.load(); }
+    [[nodiscard]] std::uint64_t messages_refused() const noexcept { return refused_.load(); }
+
 private:
+    static constexpr pa doorbell = vm_accel::arm64::its_doorbell(machine_map::gic_its.base);
+
+    vm_accel::kvm_vm* vm_ = nullptr;
+    std::atomic<std::uint64_t> delivered_{0}, refused_{0};
     std::array<vm_accel::os::descriptor, vm_accel::wired_interrupt_count> lines_{};
     std::array<std::atomic<std::uint64_t>, vm_accel::wired_interrupt_count> pulses_{};
 };

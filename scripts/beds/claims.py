@@ -23,6 +23,10 @@ class Facts:
     memory: int           # of the guest, bytes
     disk_before: str      # sha256 of the disk as made, hex
     disk_after: str       # sha256 once the guest has copied the first quarter over the third
+    second_before: str    # the same of the disk on the PCI bus
+    second_after: str
+    page_kib: int         # of the guest's kernel
+    domain: str           # type of the domains that the guest's kernel begins with
     emulated: bool        # True: the VMM runs in an emulated machine; False: on this host
 
 
@@ -42,8 +46,14 @@ class Console:
         self.guest = re.findall(r"^GUEST: (.*)$", text, re.M)
         self.log = [re.sub(r"^log \[ *[\d.]+\] ", "", line) for line in self.guest
                     if line.startswith("log ")]
-        # (when, domain type, checksum)
-        self.reads = re.findall(r"^GUEST: read (\w+) domain (\S+) sha256 ([0-9a-f]{64})$", text, re.M)
+        # (which disk, when, domain type, checksum)
+        self.reads = re.findall(
+            r"^GUEST: (second )?read (\w+) domain (\S+) sha256 ([0-9a-f]{64})$", text, re.M)
+        # (busy disk, rounds that were right, and wrong, the other disk, its domain type)
+        self.rounds = [(busy, int(right), int(wrong), switched, domain)
+                       for busy, right, wrong, switched, domain in re.findall(
+            r"^GUEST: (\S+) copied (-?\d+) times right, (\d+) wrong, while (\S+) went to (\S+)$",
+            text, re.M)]
         # (kind, StreamID, what became of the read, of the write), one per injection.
         self.injections = [(kind, int(stream, 16), read, write)
                            for kind, stream, read, write in re.findall(
@@ -57,12 +67,12 @@ class Console:
             raise Missing(f"no line like: {pattern}")
         return match
 
-    def read(self, when, domain):
+    def read(self, when, domain, which=""):
         """The checksum the guest printed, or Missing."""
-        for found_when, found_domain, checksum in self.reads:
-            if (found_when, found_domain) == (when, domain):
+        for found_which, found_when, found_domain, checksum in self.reads:
+            if (found_which, found_when, found_domain) == (which, when, domain):
                 return checksum
-        raise Missing(f"the guest printed no checksum for '{when}' in a {domain} domain")
+        raise Missing(f"the guest printed no checksum for '{which}{when}' in a {domain} domain")
 
     def report(self):
         match = re.search(r"^OUTER: report begin$(.*)^OUTER: report end$", self.text, re.M | re.S)
@@ -103,7 +113,8 @@ def outer_machine(console, facts):
 
 def guest_kernel(console, facts):
     console.line(f"GUEST: kernel {re.escape(facts.kernel)}")
-    return facts.kernel
+    console.line(f"GUEST: page size {facts.page_kib} KiB")
+    return f"{facts.kernel}, pages of {facts.page_kib} KiB"
 
 
 def guest_processors(console, facts):
@@ -118,33 +129,109 @@ def driver_probed(console, _):
     raise Missing("the guest's arm-smmu-v3 driver logged no address sizes")
 
 
-def behind_smmu(console, _):
-    match = console.line(r"GUEST: disk (\S+) on bus (\S+) in IOMMU group (\d+) domain (DMA|DMA-FQ)")
-    return f"{match[1]} in group {match[3]}, domain {match[4]}"
+def placed(console, facts, which=""):
+    """(name, bus, IOMMU group) of a disk whose domain is of the type that was asked for."""
+    match = console.line(rf"GUEST: {which}disk (\S+) on bus (\S+) in IOMMU group (\d+) "
+                         rf"domain {facts.domain}")
+    return match.groups()
+
+
+def behind_smmu(console, facts):
+    name, _, group = placed(console, facts)
+    return f"{name} in group {group}, domain {facts.domain}"
 
 
 def boot_read(console, facts):
-    domain = behind_smmu(console, facts).rsplit(" ", 1)[1]
-    found = console.read("boot", domain)
+    found = console.read("boot", facts.domain)
     expect(found == facts.disk_before, f"the guest read {found}, the host has {facts.disk_before}")
     return f"{found[:16]}..."
 
 
 def written_read(console, facts):
-    domain = behind_smmu(console, facts).rsplit(" ", 1)[1]
-    found = console.read("written", domain)
+    found = console.read("written", facts.domain)
     expect(found == facts.disk_after, f"the guest read {found}, expected {facts.disk_after}")
     return f"{found[:16]}..."
+
+
+TYPES = ["identity", "DMA-FQ", "DMA"]
 
 
 def switched(domain):
     def claim(console, facts):
         found = console.read("switched", domain)
         expect(found == facts.disk_after, f"the guest read {found}, expected {facts.disk_after}")
-        order = [name for when, name, _ in console.reads if when == "switched"]
-        expect(order == ["identity", "DMA-FQ", "DMA"], f"the domains came as {order}")
+        order = [name for which, when, name, _ in console.reads if which + when == "switched"]
+        expect(order == TYPES, f"the domains came as {order}")
         return f"{found[:16]}..."
     return claim
+
+
+def two_streams(console, facts):
+    name, bus, group = placed(console, facts, "second ")
+    expect(bus == "pci", f"the second disk is on bus {bus}")
+    expect(group != placed(console, facts)[2], f"both disks are in group {group}")
+    return f"{name} in group {group}, domain {facts.domain}"
+
+
+def second_disk(console, facts):
+    found = console.read("boot", facts.domain, "second ")
+    expect(found == facts.second_before,
+           f"the guest read {found}, the host has {facts.second_before}")
+    found = console.read("written", facts.domain, "second ")
+    expect(found == facts.second_after, f"the guest read {found}, expected {facts.second_after}")
+    return f"{facts.second_before[:16]}... then {found[:16]}..."
+
+
+def second_switched(console, facts):
+    for domain in TYPES:
+        found = console.read("switched", domain, "second ")
+        expect(found == facts.second_after,
+               f"the guest read {found} in a {domain} domain, expected {facts.second_after}")
+    order = [name for which, when, name, _ in console.reads if which + when == "second switched"]
+    expect(order == TYPES, f"the domains came as {order}")
+    found = console.read("end", "DMA", "second ")
+    expect(found == facts.second_after, f"in the end {found}, expected {facts.second_after}")
+    return f"{', '.join(TYPES)}: {found[:16]}..."
+
+
+def undisturbed(busy_which):
+    """One disk does I/O while the other is unbound, gets another domain type and is bound again."""
+    def claim(console, facts):
+        busy = placed(console, facts, busy_which)[0]
+        other = placed(console, facts, "" if busy_which else "second ")[0]
+        rounds = [line for line in console.rounds if line[0] == busy and line[3] == other]
+        expect([line[4] for line in rounds] == TYPES,
+               f"{busy} was busy while {other} went to {[line[4] for line in rounds]}")
+        for _, right, wrong, _, domain in rounds:
+            expect(right >= 2 and wrong == 0,
+                   f"{right} rounds right, {wrong} wrong, while {other} went to {domain}")
+        return f"{'+'.join(str(line[1]) for line in rounds)} copies of {busy}'s read back right"
+    return claim
+
+
+ITS_DOORBELL = 0x0809_0040
+
+
+def messages(console, facts):
+    """Message signalled interrupts of the PCI disk, as the guest counts them and as the VMM does."""
+    counts = [int(count) for line in console.guest
+              if line.startswith("interrupts ") and re.search(r"ITS-.*virtio\d+-req", line)
+              for count in re.match(r"interrupts +\d+:((?: +\d+)+)", line)[1].split()]
+    expect(counts and sum(counts) > 0, "the guest counts no message of a disk's queue")
+    report = console.report()
+    sent = report.get("messages", {})
+    expect(sent.get("sent", 0) >= sum(counts),
+           f"the VMM sent {sent.get('sent', 0)} messages, the guest took {sum(counts)}")
+    expect(sent["refused"] == sent["not_delivered"] == 0,
+           f"{sent['refused']} refused by the SMMU, {sent['not_delivered']} by the GIC")
+    expect(sent["delivered"] == sent["sent"] == report["smmu"]["msi_messages"],
+           f"{sent['sent']} sent, {sent['delivered']} delivered, "
+           f"{report['smmu']['msi_messages']} counted by the SMMU")
+    address = sent["last_address"]
+    expect(address != ITS_DOORBELL and address & 0xfff == ITS_DOORBELL & 0xfff,
+           f"the disk wrote its last message to {address:#x}, which no SMMU has translated")
+    return (f"{sent['sent']} to the doorbell {ITS_DOORBELL:#x}, which is {address:#x} for the disk; "
+            f"{sum(counts)} since it was bound last")
 
 
 def refused(console, kind):
@@ -214,9 +301,12 @@ def powered_off(console, _):
 
 
 def disk_file(console, facts):
-    found = console.line("OUTER: disk sha256 ([0-9a-f]{64})")[1]
-    expect(found == facts.disk_after, f"the file has {found}, expected {facts.disk_after}")
-    return f"{found[:16]}..."
+    evidence = []
+    for name, wanted in (("disk", facts.disk_after), ("pci-disk", facts.second_after)):
+        found = console.line(f"OUTER: {name} sha256 ([0-9a-f]{{64}})")[1]
+        expect(found == wanted, f"the file {name} has {found}, expected {wanted}")
+        evidence.append(f"{found[:16]}...")
+    return ", ".join(evidence)
 
 
 def pins(console, facts):
@@ -288,21 +378,52 @@ CLAIMS = (
     Claim("the machine offers KVM and NUMA nodes", outer_machine,
           (drop("/dev/kvm present"), drop("OUTER: node1"))),
     Claim("the guest runs Debian's unmodified kernel", guest_kernel,
-          (drop("GUEST: kernel"), (r"GUEST: kernel \S+", "GUEST: kernel 1.0-other"))),
+          (drop("GUEST: kernel"), (r"GUEST: kernel \S+", "GUEST: kernel 1.0-other"),
+           (r"page size \d+", "page size 8"))),
     Claim("the guest sees its vCPUs", guest_processors, ((r"(GUEST: processors) \d+", r"\1 0"),)),
     Claim("the guest's own driver set up our SMMU", driver_probed, (drop("ias "),)),
     Claim("the disk is behind the SMMU", behind_smmu,
-          (drop("GUEST: disk"), (r"(IOMMU group \d+ domain) \S+", r"\1 identity"))),
+          (drop("GUEST: disk"), (r"(GUEST: disk .* domain) \S+", r"\1 blocked"))),
     Claim("the guest reads what the host wrote", boot_read,
-          (drop("read boot"), other_checksum("read boot"))),
+          (drop("GUEST: read boot"), other_checksum("GUEST: read boot"))),
     Claim("the guest reads back what it wrote", written_read,
-          (drop("read written"), other_checksum("read written"))),
+          (drop("GUEST: read written"), other_checksum("GUEST: read written"))),
     Claim("the disk works in an identity domain", switched("identity"),
-          (drop("domain identity"), other_checksum("switched domain identity"))),
+          (drop("GUEST: read switched domain identity"),
+           other_checksum("GUEST: read switched domain identity"))),
     Claim("the disk works in a DMA-FQ domain", switched("DMA-FQ"),
-          (drop("domain DMA-FQ"), other_checksum("switched domain DMA-FQ"))),
+          (drop("GUEST: read switched domain DMA-FQ"),
+           other_checksum("GUEST: read switched domain DMA-FQ"))),
     Claim("the disk works in a DMA domain again", switched("DMA"),
-          (drop("switched domain DMA "), other_checksum("switched domain DMA "))),
+          (drop("GUEST: read switched domain DMA "),
+           other_checksum("GUEST: read switched domain DMA "))),
+    Claim("a PCI disk is behind the SMMU on a stream of its own", two_streams,
+          (drop("GUEST: second disk"), (r"(second disk .* group) \d+", r"\1 0"),
+           (r"(second disk .* on bus) pci", r"\1 platform"),
+           (r"(second disk .* domain) \S+", r"\1 blocked"))),
+    Claim("the guest reads and writes the PCI disk", second_disk,
+          (drop("second read boot"), other_checksum("second read boot"),
+           drop("second read written"), other_checksum("second read written"))),
+    Claim("the PCI disk works in all three domains", second_switched,
+          (drop("second read switched domain DMA-FQ"), drop("second read end"),
+           *(other_checksum(f"second read {label} ") for label in (
+               "switched domain identity", "switched domain DMA-FQ", "switched domain DMA",
+               "end domain DMA")))),
+    Claim("the PCI disk works while the other one is rebound", undisturbed("second "),
+          (drop("while a000000.virtio_mmio went to DMA-FQ"),
+           (r"copied \d+( times right, \d+ wrong, while a0\S+ went to identity)", r"copied 1\1"),
+           (r"\d+( wrong, while a0\S+ went to DMA)$", r"1\1"))),
+    Claim("the other disk works while the PCI disk is rebound", undisturbed(""),
+          (drop("while 0000:00:01.0 went to identity"),
+           (r"copied \d+( times right, \d+ wrong, while 0000\S+ went to DMA-FQ)", r"copied 1\1"),
+           (r"\d+( wrong, while 0000\S+ went to DMA)$", r"1\1"))),
+    Claim("the PCI disk's messages reach the guest through the SMMU", messages,
+          (drop("ITS-"), (r"(interrupts +\d+:).*(ITS-.*virtio\d+-req)", r"\1 0 \2"),
+           (r'("messages":\{"sent":)\d+', r"\g<1>0"),
+           (r'("messages":.*?"refused":)0', r"\g<1>1"),
+           (r'("not_delivered":)0', r"\g<1>1"), (r'("delivered":)\d+', r"\g<1>1"),
+           (r'("msi_messages":)\d+', r"\g<1>1"),
+           (r'("last_address":)\d+', rf"\g<1>{ITS_DOORBELL}"))),
     Claim("DMA to unmapped addresses is refused and logged", unmapped,
           (drop("INJECT unmapped"), drop("event 0x10"),
            (r"(INJECT unmapped .*) read refused", r"\1 read completed"),
@@ -321,8 +442,9 @@ CLAIMS = (
                                 r"\1 CMD_SYNC timeout at 0x00000011"))),
     Claim("the guest powered off and the VMM ended well", powered_off,
           (drop("GUEST: done"), (r"(exit status) 0", r"\1 1"))),
-    Claim("the host finds the guest's writes in the disk file", disk_file,
-          (drop("OUTER: disk sha256"), other_checksum("OUTER: disk"))),
+    Claim("the host finds the guest's writes in the disk files", disk_file,
+          (drop("OUTER: disk sha256"), other_checksum("OUTER: disk"),
+           drop("OUTER: pci-disk sha256"), other_checksum("OUTER: pci-disk"))),
     Claim("every vCPU thread is pinned where the report says", pins,
           (drop("OUTER: thread vcpu0"), (r"(thread vcpu0 may run on) \S+", r"\1 0-1"),
            drop("OUTER: report begin"))),
@@ -336,8 +458,9 @@ CLAIMS = (
 
 # What holds on any SMMUv3, ours or not: the guest script's own part.
 REFERENCE = tuple(claim.judge for claim in CLAIMS if claim.judge in (
-    guest_kernel, driver_probed, behind_smmu, boot_read, written_read, driver_content)
-    or claim.text.startswith("the disk works in"))
+    guest_kernel, driver_probed, behind_smmu, boot_read, written_read, driver_content, two_streams,
+    second_disk, second_switched)
+    or claim.text.startswith("the disk works in") or "is rebound" in claim.text)
 
 
 def judge(text, facts):

@@ -49,11 +49,11 @@ def arguments():
     return parser.parse_args()
 
 
-def make_disk(path):
+def make_disk(path, size):
     """Random contents; returns the checksums before and after the guest's writes."""
-    content = os.urandom(DISK_BYTES)
+    content = os.urandom(size)
     path.write_bytes(content)
-    quarter = DISK_BYTES // 4
+    quarter = size // 4
     after = content[:2 * quarter] + content[:quarter] + content[3 * quarter:]
     return hashlib.sha256(content).hexdigest(), hashlib.sha256(after).hexdigest()
 
@@ -102,17 +102,19 @@ def run(options, kernel, vmm, direct):
 
 
 def run_in(folder, options, kernel, vmm, direct):
-    before, after = make_disk(folder / "disk")
+    before, after = make_disk(folder / "disk", DISK_BYTES)
+    second_before, second_after = make_disk(folder / "pci-disk", DISK_BYTES // 4)
     machines.pack_guest(kernel, folder / "guest.cpio")
     nodes = machines.host_nodes() if direct else 2
     facts = claims.Facts(kernel=kernel.release, vcpus=options.vcpus, nodes=nodes,
                          memory=GUEST_MEMORY_MIB << 20, disk_before=before, disk_after=after,
-                         emulated=not direct)
+                         second_before=second_before, second_after=second_after,
+                         page_kib=4, domain="DMA", emulated=not direct)
     environment = {"DEMO_VCPUS": options.vcpus, "DEMO_NODES": nodes,
                    "DEMO_MEMORY": GUEST_MEMORY_MIB, "DEMO_TIMEOUT": options.limit}
     if options.reference:
         say(f"booting {kernel.release} on QEMU's own SMMUv3")
-        command = machines.reference_machine(kernel, folder / "guest.cpio", folder / "disk")
+        command = machines.reference_machine(kernel, folder / "guest.cpio", folder)
         environment = {}
     elif direct:
         say(f"booting {kernel.release} in {vmm.name} on this host")

@@ -1,5 +1,5 @@
 #!/bin/busybox sh
-# First process of the demo's guest: drives the disk behind the SMMU through everything the demo
+# First process of the demo's guest: drives the disks behind the SMMU through everything the demo
 # claims and prints one "GUEST:" line per fact. It judges nothing; the reader of the console does.
 # Environment (from the kernel command line): DEMO_INJECT=1 asks the VMM for DMA that must fail.
 export PATH=/bin
@@ -19,20 +19,112 @@ finish() {
     sleep 100
 }
 
-wait_for_disk() {
-    tries=0
-    while [ ! -b /dev/vda ]; do
-        tries=$((tries + 1))
-        [ $tries -gt 200 ] && finish "gave up: no /dev/vda after $1"
-        sleep 0.05
+# disk_of MASTER: the block device of the disk whose DMA master is MASTER, or nothing.
+disk_of() {
+    for block in "$1"/virtio*/block/*; do
+        [ -b "/dev/${block##*/}" ] && echo "/dev/${block##*/}"
     done
 }
 
-# Reads the whole disk past the page cache; $1 says when.
+# wait_for_disk MASTER WHEN: sets disk.
+wait_for_disk() {
+    tries=0
+    disk=$(disk_of "$1")
+    while [ -z "$disk" ]; do
+        tries=$((tries + 1))
+        [ $tries -gt 200 ] && finish "gave up: no disk of $1 after $2"
+        sleep 0.05
+        disk=$(disk_of "$1")
+    done
+}
+
+# use MASTER: sets disk, group, bus, driver, name and quarter (in blocks of 64 KiB) for a disk.
+use() {
+    wait_for_disk "$1" "${2:-loading the modules}"
+    master=$1
+    group=$(readlink -f "$master/iommu_group") || finish "gave up: $1 is in no IOMMU group"
+    bus=$(basename "$(readlink -f "$master/subsystem")")
+    driver=$(readlink -f "$master/driver")
+    name=${master##*/}
+    quarter=$(($(cat "/sys/block/${disk##*/}/size") / 4 / 128))
+}
+
+# checksum WHEN WHICH: reads the whole disk in use past the page cache.
 checksum() {
     echo 3 >/proc/sys/vm/drop_caches
-    sum=$(sha256sum </dev/vda)
-    say "read $1 domain $(cat "$group/type") sha256 ${sum%% *}"
+    sum=$(sha256sum <"$disk")
+    say "${2:-}read $1 domain $(cat "$group/type") sha256 ${sum%% *}"
+}
+
+# The third quarter of the disk in use becomes a copy of the first.
+copy_quarter() {
+    dd if="$disk" of="$disk" bs=64k count=$quarter seek=$((2 * quarter)) conv=notrunc,fsync \
+        2>/dev/null
+}
+
+# switch TYPE: unbinds the disk in use, gives its group another domain type, and binds it again.
+switch() {
+    echo "$name" >"$driver/unbind"
+    echo "$1" >"$group/type" || say "domain type $1 refused"
+    echo "$name" >"$driver/bind"
+    wait_for_disk "$master" "switching to $1"
+}
+
+# keep_busy: until /tmp/busy is gone, copies the start of the disk in use to its third quarter and
+# reads it back, past the page cache; the last line of /tmp/rounds says how often it was right, and
+# how often not.
+keep_busy() {
+    rounds=0 wrong=0
+    expected=$(dd if="$disk" bs=64k count=1 iflag=direct 2>/dev/null | sha256sum)
+    while [ -e /tmp/busy ]; do
+        dd if="$disk" of="$disk" bs=64k count=1 seek=$((2 * quarter)) conv=notrunc iflag=direct \
+            oflag=direct 2>/dev/null
+        found=$(dd if="$disk" bs=64k count=1 skip=$((2 * quarter)) iflag=direct 2>/dev/null |
+            sha256sum)
+        if [ "$found" = "$expected" ]; then rounds=$((rounds + 1)); else wrong=$((wrong + 1)); fi
+        echo "$rounds $wrong" >>/tmp/rounds
+        sleep 0.1
+    done
+}
+
+# Sets rounds and wrong as keep_busy counts them.
+count_rounds() {
+    while read -r line; do set -- $line; done </tmp/rounds
+    rounds=$1 wrong=$2
+}
+
+# switch_beside BUSY MASTER WHICH TYPE...: MASTER's disk goes through the domain types while BUSY's
+# disk does I/O: at least one whole round of it lies between one type and the next.
+switch_beside() {
+    busy=$1 switched=$2 which=$3
+    shift 3
+    if [ -n "$busy" ]; then
+        use "$busy"
+        busy_name=$name
+        echo "0 0" >/tmp/rounds
+        touch /tmp/busy
+        keep_busy &
+    fi
+    use "$switched"
+    for type in "$@"; do
+        [ -z "$busy" ] || count_rounds
+        begun=$rounds
+        switch "$type"
+        checksum switched "$which"
+        [ -n "$busy" ] || continue
+        tries=0
+        count_rounds
+        while [ $rounds -lt $((begun + 2)) ] && [ $tries -lt 200 ]; do
+            tries=$((tries + 1))
+            sleep 0.05
+            count_rounds
+        done
+        say "$busy_name copied $((rounds - begun)) times right, $wrong wrong, while $name went" \
+            "to $type"
+    done
+    [ -n "$busy" ] || return
+    rm /tmp/busy
+    wait
 }
 
 events() { dmesg | grep -c 'arm-smmu-v3.*event 0x'; }
@@ -55,36 +147,49 @@ inject() {
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys
 mount -t devtmpfs devtmpfs /dev
+mount -t tmpfs tmpfs /tmp
 while read -r module; do insmod "/modules/$module.ko"; done </modules/order
-wait_for_disk "loading the modules"
+tries=0
+while [ ! -b /dev/vda ]; do
+    tries=$((tries + 1))
+    [ $tries -gt 200 ] && finish "gave up: no /dev/vda after loading the modules"
+    sleep 0.05
+done
 
-# The DMA master is the device below which the virtio device hangs.
-virtio=$(readlink -f /sys/block/vda/device)
-master=${virtio%/*}
-group=$(readlink -f "$master/iommu_group") || finish "gave up: the disk is in no IOMMU group"
-bus=$(basename "$(readlink -f "$master/subsystem")")
-driver=$(readlink -f "$master/driver")
-name=${master##*/}
+# The DMA master is the device below which a virtio device hangs. The first disk is the one that is
+# on no PCI bus, where there is such a one.
+set -- ''
+for block in /sys/block/vd*; do
+    virtio=$(readlink -f "$block/device")
+    case ${virtio%/*} in
+    */pci*) set -- "$@" "${virtio%/*}" ;;
+    *) first=${virtio%/*} && shift && set -- "$first" "$@" ;;
+    esac
+done
+[ -n "$1" ] || shift
+first=$1 second=$2
 
 say "kernel $(uname -r)"
 say "processors $(nproc)"
+sed -n '/^KernelPageSize: *\([0-9]*\).*/{s//GUEST: page size \1 KiB/p;q}' /proc/self/smaps
+use "$first"
 say "disk $name on bus $bus in IOMMU group ${group##*/} domain $(cat "$group/type")"
 checksum boot
-
-# The third quarter of the disk becomes a copy of the first.
-quarter=$(($(cat /sys/block/vda/size) / 4 / 128))
-dd if=/dev/vda of=/dev/vda bs=64k count=$quarter seek=$((2 * quarter)) conv=notrunc,fsync \
-    2>/dev/null
+if [ -n "$second" ]; then
+    use "$second"
+    say "second disk $name on bus $bus in IOMMU group ${group##*/} domain $(cat "$group/type")"
+    checksum boot "second "
+    copy_quarter
+    checksum written "second "
+fi
+use "$first"
+copy_quarter
 checksum written
 
-for type in identity DMA-FQ DMA; do
-    echo "$name" >"$driver/unbind"
-    echo "$type" >"$group/type" || say "domain type $type refused"
-    echo "$name" >"$driver/bind"
-    wait_for_disk "switching to $type"
-    checksum "switched"
-done
+switch_beside "$second" "$first" "" identity DMA-FQ DMA
+[ -n "$second" ] && switch_beside "$first" "$second" "second " identity DMA-FQ DMA
 
+use "$first"
 if [ "$DEMO_INJECT" = 1 ]; then
     # The fourth one shows that the events are still logged in order after the silent third.
     inject 1 logged
@@ -94,4 +199,8 @@ if [ "$DEMO_INJECT" = 1 ]; then
     checksum injected
 fi
 grep -E 'arm-smmu|virtio' /proc/interrupts | sed 's/^/GUEST: interrupts /'
+if [ -n "$second" ]; then
+    use "$second"
+    checksum end "second "
+fi
 finish "done"

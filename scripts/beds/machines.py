@@ -21,8 +21,8 @@ LIBRARY_FOLDERS = (("/usr/lib/aarch64-linux-gnu", "/lib/aarch64-linux-gnu") if O
 # The cross compiler brings its own C and C++ libraries; a second set would contradict its headers.
 FROM_THE_COMPILER = ("libc6.*", "libgcc.*", "libstdc.*", "gcc-.*", "linux-libc-dev", "libcrypt.*")
 GUEST_APPLETS = ("sh mount insmod cat echo grep sed dmesg sha256sum dd readlink basename devmem "
-                 "sleep stty sync poweroff uname nproc")
-OUTER_APPLETS = GUEST_APPLETS + " rm mv kill"
+                 "sleep stty sync poweroff uname nproc rm touch")
+OUTER_APPLETS = GUEST_APPLETS + " mv kill"
 # virtio_pci serves QEMU's own SMMU, which has PCI devices only.
 GUEST_MODULES = ("virtio_mmio", "virtio_pci", "virtio_blk")
 
@@ -134,7 +134,7 @@ def pack_outer(path, vmm, folder):
     archive.busybox(busybox(), OUTER_APPLETS)
     archive.file("init", (BEDS / "outer-init.sh").read_bytes(), executable=True)
     archive.file("demo/run-vmm.sh", (BEDS / "run-vmm.sh").read_bytes(), executable=True)
-    for name in ("Image", "guest.cpio", "disk"):
+    for name in ("Image", "guest.cpio", "disk", "pci-disk"):
         archive.file(f"demo/{name}", (folder / name).read_bytes())
     if vmm is not None:
         archive.program("demo/linux_kvm_arm64", vmm, LIBRARY_FOLDERS)
@@ -168,13 +168,14 @@ def outer_machine(kernel, initrd, environment, machine=""):
             " ".join(f"{key}={value}" for key, value in environment.items())]
 
 
-def reference_machine(kernel, initrd, disk):
+def reference_machine(kernel, initrd, folder):
     """QEMU command: the same guest with QEMU's own SMMUv3 in place of ours."""
     return ["qemu-system-aarch64", "-nodefaults", "-nographic", "-no-reboot",
             "-M", "virt,iommu=smmuv3,gic-version=3,acpi=off", "-cpu", "cortex-a76",
             "-smp", "1", "-m", "256",
-            "-drive", f"file={disk},format=raw,if=none,id=disk",
-            "-device", "virtio-blk-pci,drive=disk,disable-legacy=on,iommu_platform=on",
+            *(word for name in ("disk", "pci-disk") for word in (
+                "-drive", f"file={folder / name},format=raw,if=none,id={name}",
+                "-device", f"virtio-blk-pci,drive={name},disable-legacy=on,iommu_platform=on")),
             "-serial", "stdio", "-kernel", str(kernel.image), "-initrd", str(initrd),
             "-append", "console=ttyAMA0 quiet panic=-1"]
 

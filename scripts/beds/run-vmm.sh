@@ -1,5 +1,5 @@
 #!/bin/sh
-# run-vmm.sh FOLDER: runs FOLDER/linux_kvm_arm64 on FOLDER/{Image,guest.cpio,disk} and prints, apart
+# run-vmm.sh FOLDER: runs FOLDER/linux_kvm_arm64 on FOLDER/{Image,guest.cpio,disk,pci-disk} and prints, apart
 # from the guest's console, "OUTER:" lines with what the kernel says about the VMM from outside:
 # where its threads may run and where its memory lies. The same script serves the emulated machine
 # (busybox) and an arm64 host. Environment: DEMO_VCPUS, DEMO_NODES, DEMO_MEMORY (MiB), DEMO_TIMEOUT.
@@ -15,7 +15,7 @@ sample() {
     done
 }
 
-./linux_kvm_arm64 --kernel Image --initrd guest.cpio --disk disk \
+./linux_kvm_arm64 --kernel Image --initrd guest.cpio --disk disk --pci-disk pci-disk \
     --vcpus "$DEMO_VCPUS" --memory "$DEMO_MEMORY" --numa-nodes "$DEMO_NODES" \
     --cmdline "console=ttyAMA0 quiet panic=-1 DEMO_INJECT=1" \
     --inject --report report.json --timeout "$DEMO_TIMEOUT" </dev/null &
@@ -30,8 +30,10 @@ done
 wait "$vmm"
 echo "OUTER: linux_kvm_arm64 exit status $?"
 cat sample 2>/dev/null
-sum=$(sha256sum <disk)
-echo "OUTER: disk sha256 ${sum%% *}"
+for name in disk pci-disk; do
+    sum=$(sha256sum <$name)
+    echo "OUTER: $name sha256 ${sum%% *}"
+done
 echo "OUTER: report begin"
 cat report.json
 echo

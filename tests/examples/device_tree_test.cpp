@@ -117,6 +117,32 @@ TEST_CASE("device tree: the disk is behind the SMMU, and both are coherent") {
     CHECK(tree.cells(smmu, "interrupts") == list{0, 74, 1, 0, 75, 1, 0, 76, 1, 0, 77, 1});
 }
 
+TEST_CASE("device tree: a PCI function has a StreamID and a DeviceID") {
+    machine_description machine = two_nodes();
+    const parsed_tree without{machine};
+    CHECK(fdt_path_offset(without.blob.data(), "/pcie@3f000000") < 0);
+    CHECK(fdt_path_offset(without.blob.data(), "/intc@8000000/its@8080000") < 0);
+
+    machine.pci = true;
+    const parsed_tree tree{machine};
+    const std::string host = "/pcie@3f000000", its = "/intc@8000000/its@8080000";
+    const std::uint32_t smmu_handle = tree.cells("/iommu@9050000", "phandle").at(0);
+    const std::uint32_t its_handle = tree.cells(its, "phandle").at(0);
+    CHECK(tree.text(host, "compatible") == std::string{"pci-host-ecam-generic\0", 22});
+    CHECK(tree.cells(host, "reg") == list{0, 0x3f00'0000, 0, 0x10'0000});
+    CHECK(tree.cells(host, "bus-range") == list{0, 0}); // as much as 1 MiB holds
+    CHECK(tree.cells(host, "ranges") ==
+          list{0x0200'0000, 0, 0x1000'0000, 0, 0x1000'0000, 0, 0x1000'0000});
+    CHECK(tree.cells(host, "iommu-map") == list{0, smmu_handle, 0x100, 0x100});
+    CHECK(tree.cells(host, "msi-map") == list{0, its_handle, 0x100, 0x100});
+    CHECK(tree.has(host, "dma-coherent"));
+    CHECK(tree.text(its, "compatible") == std::string{"arm,gic-v3-its\0", 15});
+    CHECK(tree.has(its, "msi-controller"));
+    CHECK(tree.cells(its, "#msi-cells") == list{1});
+    CHECK(tree.cells(its, "reg") == list{0, 0x808'0000, 0, 0x2'0000});
+    CHECK(tree.has("/intc@8000000", "ranges"));
+}
+
 TEST_CASE("device tree: console, boot arguments and initial file system") {
     const parsed_tree tree{two_nodes()};
     CHECK(tree.text("/chosen", "bootargs") == std::string{"console=ttyAMA0\0", 16});

@@ -137,12 +137,13 @@ TEST_CASE("kernel image: kernel, tree and initial file system lie apart, inside 
 }
 
 TEST_CASE("options: read whole or refused with a cause") {
-    const char* const good[] = {"--kernel", "k",         "--initrd", "i",  "--disk",       "d",
-                                "--vcpus",  "4",         "--memory", "96", "--numa-nodes", "3",
-                                "--inject", "--cmdline", "a b c"};
+    const char* const good[] = {"--pci-disk",   "p", "--kernel", "k",         "--initrd", "i",
+                                "--disk",       "d", "--vcpus",  "4",         "--memory", "96",
+                                "--numa-nodes", "3", "--inject", "--cmdline", "a b c"};
     const auto parsed = parse_options(good);
     REQUIRE(parsed);
     CHECK(parsed->kernel == "k");
+    CHECK(parsed->pci_disk == "p");
     CHECK(parsed->vcpus == 4);
     CHECK(parsed->memory_mib == 96);
     CHECK(parsed->numa_nodes == 3);

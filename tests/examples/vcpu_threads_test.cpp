@@ -106,12 +106,16 @@ TEST_CASE("run_report: says which injection was not refused, in both forms") {
           "INJECT never tried stream 0x1 read completed write completed");
     CHECK_FALSE(report.all_refused());
 
+    CHECK(to_json(report).find("pci_disk") == std::string::npos);
+    report.pci_disk = block_statistics{.reads = 7, .errors = 1};
+    report.messages = {{"sent", 9}, {"refused", 2}};
     const std::string json = to_json(report);
     for (const char* part :
          {R"("ended":"powered \"off\"\n")",
           R"({"thread":"vcpu0","cpu":3,"planned_cpu":3,"guest_node":1,"reason":"reason"})",
           R"("cpu":null)", R"("pages":512,"pages_on_node":511)", R"("commands":5)",
-          R"("writes_refused":1,"refused":false)"}) {
+          R"("pci_disk":{"reads":7,"writes":0,"flushes":0,"errors":1,)",
+          R"("messages":{"sent":9,"refused":2})", R"("writes_refused":1,"refused":false)"}) {
         INFO(part);
         CHECK(json.find(part) != std::string::npos);
     }
@@ -119,6 +123,8 @@ TEST_CASE("run_report: says which injection was not refused, in both forms") {
 
     const std::string table = to_table(report);
     CHECK(table.find("vcpu1: CPU any (not pinned)") != std::string::npos);
+    CHECK(table.find("PCI disk: 7 reads") != std::string::npos);
+    CHECK(table.find("messages: sent 9 refused 2") != std::string::npos);
     CHECK(table.find("511 of 512 pages on node 1") != std::string::npos);
     report.injections.pop_back();
     CHECK(report.all_refused());

@@ -1,5 +1,6 @@
 #include "../../examples/linux_kvm_arm64/virtio_disk.hpp"
 #include "fake_port.hpp"
+#include "temporary_disk.hpp"
 
 #include <catch2/catch.hpp>
 
@@ -17,29 +18,8 @@ namespace {
 
 constexpr std::uint64_t table = 0x1000, driver_ring = 0x2000, device_ring = 0x3000;
 constexpr std::uint64_t request_at = 0x4000, status_at = 0x5000, data_at = 0x8000;
-constexpr std::uint64_t disk_bytes = 64 * 512;
 constexpr std::uint16_t next = 1, writes = 2;
 constexpr std::uint32_t needs_reset = 64;
-
-/// A temporary file whose byte i is i / 512 + i, and gone afterwards.
-struct temporary_disk {
-    std::string path = "/tmp/vm_accel_disk_XXXXXX";
-    std::optional<disk_file> file;
-
-    temporary_disk() {
-        const int fd = ::mkstemp(path.data());
-        std::vector<unsigned char> bytes(disk_bytes);
-        for (std::size_t i = 0; i < bytes.size(); ++i)
-            bytes[i] = static_cast<unsigned char>(i / 512 + i);
-        const ssize_t n = ::write(fd, bytes.data(), bytes.size());
-        ::close(fd);
-        REQUIRE(n == static_cast<ssize_t>(disk_bytes));
-        auto opened = disk_file::open(path);
-        REQUIRE(opened);
-        file = std::move(*opened);
-    }
-    ~temporary_disk() { ::unlink(path.c_str()); }
-};
 
 struct line_state {
     bool level = false;

@@ -505,6 +505,32 @@ TEST_CASE("arm64: a GICv3 that was refused can be created again", "[hypervisor][
     CHECK(vm->finish_gic());
 }
 
+TEST_CASE("arm64: the in-kernel interrupt translation service", "[hypervisor][kvm]") {
+    auto backend = kvm_model::open();
+    if (!backend) return;
+    auto vm = backend->create_vm();
+    REQUIRE(vm);
+    constexpr pa base{0x0808'0000};
+    CHECK(vm->create_its(base).error() == errc::not_found); // no GIC yet
+    REQUIRE(vm->create_gic_v3(pa{0x0800'0000}, pa{0x080a'0000}, 1));
+    auto vcpu = vm->create_vcpu(0);
+    REQUIRE(vcpu);
+    REQUIRE(vm->finish_gic());
+    CHECK(vm->create_its(pa{0x0808'1000}).error() == errc::invalid_argument);
+    CHECK(vm->create_its(pa{std::uint64_t{1} << 52}).error() == errc::invalid_argument);
+    CHECK(vm->signal_msi(arm64::its_doorbell(base), 0, 1).error() == errc::not_found);
+    const result<> too_high = vm->create_its(pa{std::uint64_t{1} << 51});
+    REQUIRE_FALSE(too_high);
+    CHECK(too_high.error() == errc::out_of_range);
+    const result<> made = vm->create_its(base);
+    if (!made) std::cerr << made.error() << '\n';
+    REQUIRE(made);
+    CHECK(vm->create_its(base).error() == errc::already_exists);
+    // The guest has not enabled it.
+    CHECK(vm->signal_msi(arm64::its_doorbell(base), 0, 1).error() == errc::busy);
+    CHECK(vm->signal_msi(pa{0x0900'0000}, 0, 1).error() == errc::invalid_argument);
+}
+
 TEST_CASE("arm64: interrupts by line and by irqfd are pending in the GIC", "[hypervisor][kvm]") {
     auto backend = kvm_model::open();
     if (!backend) return;

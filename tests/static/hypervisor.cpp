@@ -209,6 +209,7 @@ static_assert(abi::create_vm == 0xae01 && abi::run == 0xae80);
 static_assert(abi::set_memory_region == 0x4020'ae46);
 static_assert(abi::set_irq_line == 0x4008'ae61);
 static_assert(abi::set_irqfd == 0x4020'ae76);
+static_assert(abi::signal_message == 0x4020'aea5);
 static_assert(abi::create_device == 0xc00c'aee0);
 static_assert(abi::set_device_attribute == 0x4018'aee1);
 static_assert(abi::set_one_register == 0x4010'aeac);
@@ -259,6 +260,8 @@ static_assert(same<abi::capability::ioeventfd, KVM_CAP_IOEVENTFD>);
 static_assert(same<abi::capability::identity_map_address, KVM_CAP_SET_IDENTITY_MAP_ADDR>);
 static_assert(same<abi::capability::maximum_vcpus, KVM_CAP_MAX_VCPUS>);
 static_assert(same<abi::capability::one_register, KVM_CAP_ONE_REG>);
+static_assert(same<abi::capability::signal_msi, KVM_CAP_SIGNAL_MSI>);
+static_assert(same<abi::capability::msi_device_id, KVM_CAP_MSI_DEVID>);
 static_assert(same<abi::capability::read_only_memory, KVM_CAP_READONLY_MEM>);
 static_assert(same<abi::capability::device_control, KVM_CAP_DEVICE_CTRL>);
 static_assert(same<abi::capability::arm_psci_0_2, KVM_CAP_ARM_PSCI_0_2>);
@@ -282,6 +285,11 @@ static_assert(sizeof(abi::memory_region) == sizeof(kvm_userspace_memory_region))
 static_assert(offsetof(abi::memory_region, host_address) ==
               offsetof(kvm_userspace_memory_region, userspace_addr));
 static_assert(sizeof(abi::irqfd) == sizeof(kvm_irqfd));
+static_assert(sizeof(abi::message) == sizeof(kvm_msi));
+static_assert(offsetof(abi::message, device_id) == offsetof(kvm_msi, devid));
+static_assert(abi::signal_message == KVM_SIGNAL_MSI);
+static_assert(abi::message_has_device_id == KVM_MSI_VALID_DEVID);
+static_assert(abi::gic_its::device_type == KVM_DEV_TYPE_ARM_VGIC_ITS);
 static_assert(sizeof(abi::device_attribute) == sizeof(kvm_device_attr));
 static_assert(offsetof(abi::device_attribute, address) == offsetof(kvm_device_attr, addr));
 static_assert(offsetof(abi::run_page, immediate_exit) == offsetof(kvm_run, immediate_exit));

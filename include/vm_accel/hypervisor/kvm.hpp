@@ -10,6 +10,7 @@
 #pragma once
 
 #include <vm_accel/hypervisor/kvm_arm64.hpp>
+#include <vm_accel/hypervisor/kvm_arm64_gic.hpp>
 #include <vm_accel/hypervisor/kvm_memory.hpp>
 #include <vm_accel/hypervisor/kvm_system.hpp>
 #include <vm_accel/hypervisor/kvm_vcpu.hpp>

@@ -4,16 +4,14 @@
 #include <vm_accel/core/address.hpp>
 #include <vm_accel/hypervisor/hypervisor.hpp>
 #include <vm_accel/hypervisor/kvm_arm64.hpp>
+#include <vm_accel/hypervisor/kvm_arm64_gic.hpp>
 #include <vm_accel/hypervisor/kvm_memory.hpp>
 #include <vm_accel/hypervisor/kvm_vcpu.hpp>
 #include <vm_accel/hypervisor/unfinished_vcpus.hpp>
 
-#include <array>
 #include <cerrno>
 #include <cstddef>
 #include <cstdint>
-#include <iterator>
-#include <optional>
 #include <string_view>
 #include <utility>
 
@@ -110,11 +108,37 @@ public:
                                          unsigned vcpus) noexcept {
         return create_gic_v3({distributor, redistributors, vcpus, 256});
     }
-    [[nodiscard]] result<> create_gic_v3(const arm64::gic_v3_layout& layout) noexcept;
+    [[nodiscard]] result<> create_gic_v3(const arm64::gic_v3_layout& layout) noexcept {
+        if (interrupts_ != 0) {
+            return fail(errc::already_exists, "interrupt controller: this VM has one",
+                        "create it once");
+        }
+        if (const result<> made = gic_.create(vm_, layout); !made) return made;
+        interrupts_ = layout.interrupts;
+        return {};
+    }
 
     /// Completes the GIC: all vCPUs exist from here on. Before the first run()
     /// and before irqfd(). Errors: not_found without a GIC, busy.
-    [[nodiscard]] result<> finish_gic() noexcept;
+    [[nodiscard]] result<> finish_gic() noexcept { return gic_.finish(); }
+
+    /// An in-kernel interrupt translation service, which turns messages into
+    /// interrupts. `base`: a multiple of 64 KiB; it takes arm64::its_bytes. After
+    /// create_gic_v3(), before the first run(). After an error it can be called
+    /// again. Errors: not_found without a GIC, invalid_argument, already_exists,
+    /// unsupported, out_of_range.
+    [[nodiscard]] result<> create_its(pa base) noexcept { return gic_.create_its(vm_, base); }
+
+    /// Delivers a message signalled interrupt: a write of `data` to
+    /// arm64::its_doorbell() by the device that the service knows as `device`.
+    /// True: delivered; false: the guest has the interrupt blocked or unmapped.
+    /// Any thread, also while vCPUs run; never waits for a vCPU.
+    /// Errors: not_found (no service in this VM), invalid_argument (none at that
+    /// address), busy (the guest has not enabled it).
+    [[nodiscard]] result<bool> signal_msi(pa doorbell, std::uint32_t data,
+                                          std::uint32_t device) noexcept {
+        return arm64::signal_msi(vm_, doorbell, data, device);
+    }
 
     /// Shared peripheral interrupt `spi`, counted from 0 as in a device tree
     /// (INTID = spi + 32). For level interrupts: the line stays as set.
@@ -212,14 +236,9 @@ private:
                              "create the interrupt controller first (arm64: create_gic_v3() and "
                              "finish_gic(); x86-64: create_irqchip())");
     }
-    [[nodiscard]] result<> set_gic(std::uint32_t group, std::uint64_t attribute,
-                                   const std::uint64_t& value, fixed_text<160> what,
-                                   std::string_view cure) noexcept;
 
     os::descriptor vm_;
-    os::descriptor gic_;
-    /// What the kernel has of the layout: distributor, redistributors, interrupts.
-    std::array<std::optional<std::uint64_t>, 3> gic_accepted_{};
+    arm64::kernel_gic gic_;
     unfinished_vcpus unfinished_;
     hypervisor_capabilities capabilities_;
     std::size_t vcpu_map_bytes_ = 0;
@@ -239,85 +258,6 @@ inline result<> kvm_vm::start_arm64(kvm_vcpu& created, arm64::vcpu_options optio
     if (options.psci) start.features[0] |= os::kvm_abi::arm_feature_psci_0_2;
     if (options.powered_off) start.features[0] |= os::kvm_abi::arm_feature_power_off;
     return created.ask(os::kvm_abi::arm_init_vcpu, start, "KVM_ARM_VCPU_INIT");
-}
-
-inline result<> kvm_vm::set_gic(std::uint32_t group, std::uint64_t attribute,
-                                const std::uint64_t& value, fixed_text<160> what,
-                                std::string_view cure) noexcept {
-    os::kvm_abi::device_attribute request{0, group, attribute,
-                                          reinterpret_cast<std::uintptr_t>(&value)};
-    const os::call_result called =
-        os::device_request_with(gic_, os::kvm_abi::set_device_attribute, request);
-    if (called.ok()) return {};
-    if (called.os_error == E2BIG) {
-        return fail(errc::out_of_range, what.append(": beyond the guest's address bits"),
-                    "choose a lower address, or more kvm_vm_options::address_bits",
-                    called.os_error);
-    }
-    return os::fail_with(called.os_error, what.view(), cure);
-}
-
-inline result<> kvm_vm::create_gic_v3(const arm64::gic_v3_layout& layout) noexcept {
-    namespace gic = os::kvm_abi::gic_v3;
-    if (interrupts_ != 0) {
-        return fail(errc::already_exists, "interrupt controller: this VM has one",
-                    "create it once");
-    }
-    if (const result<> possible = arm64::check(layout); !possible) return possible;
-    if (!gic_) {
-        os::kvm_abi::device_request request{gic::device_type, 0, 0};
-        const os::call_result made =
-            os::device_request_with(vm_, os::kvm_abi::create_device, request);
-        if (!made.ok()) {
-            return fail(made.os_error == EEXIST ? errc::already_exists : errc::unsupported,
-                        "GICv3: the kernel makes none",
-                        "run on an arm64 host whose interrupt controller is a GICv3",
-                        made.os_error);
-        }
-        gic_ = os::descriptor{static_cast<int>(request.fd)};
-    }
-    struct step {
-        std::uint32_t group;
-        std::uint64_t attribute;
-        std::uint64_t value;
-        std::string_view what, cure;
-    };
-    const step steps[] = {
-        {gic::group_address, gic::address_distributor, raw(layout.distributor),
-         "GICv3 distributor at ", "see the kernel's log"},
-        // Redistributor region 0: how many in [63:52], base in [51:16], index in [11:0].
-        {gic::group_address, gic::address_redistributor_region,
-         std::uint64_t{layout.vcpus} << 52 | raw(layout.redistributors),
-         "GICv3 redistributors, count and address ", "see the kernel's log"},
-        {gic::group_interrupt_count, 0, layout.interrupts, "GICv3 interrupt count ",
-         "call it before any vCPU has run"},
-    };
-    for (std::size_t i = 0; i < std::size(steps); ++i) {
-        const step& s = steps[i];
-        if (gic_accepted_[i] == s.value) continue;
-        if (gic_accepted_[i]) {
-            return fail(errc::already_exists, at(s.what, *gic_accepted_[i]).append(": set before"),
-                        "keep to that value, or make another VM");
-        }
-        const result<> done = set_gic(s.group, s.attribute, s.value, at(s.what, s.value), s.cure);
-        if (!done) return done;
-        gic_accepted_[i] = s.value;
-    }
-    interrupts_ = layout.interrupts;
-    return {};
-}
-
-inline result<> kvm_vm::finish_gic() noexcept {
-    namespace gic = os::kvm_abi::gic_v3;
-    if (!gic_ || interrupts_ == 0) {
-        return fail(errc::not_found, "GICv3: none in this VM", "call create_gic_v3() first");
-    }
-    os::kvm_abi::device_attribute request{0, gic::group_control, gic::control_init, 0};
-    const os::call_result called =
-        os::device_request_with(gic_, os::kvm_abi::set_device_attribute, request);
-    if (called.ok()) return {};
-    return os::fail_with(called.os_error, "GICv3 initialisation",
-                         "create all vCPUs first, and as many redistributors as vCPUs");
 }
 
 static_assert(virtual_machine<kvm_vm>);

@@ -45,9 +45,11 @@ enum class capability : unsigned {
     identity_map_address = 37,
     maximum_vcpus = 66,
     one_register = 70,
+    signal_msi = 77,
     read_only_memory = 81,
     device_control = 89,
     arm_psci_0_2 = 102,
+    msi_device_id = 131,
     immediate_exit = 136,
     arm_ipa_size = 165,
 };
@@ -77,6 +79,17 @@ struct irqfd {
     std::uint8_t reserved[16]{};
 };
 inline constexpr std::uint32_t irqfd_detach = 1u << 0;
+
+/// struct kvm_msi
+struct message {
+    std::uint32_t address_low = 0;
+    std::uint32_t address_high = 0;
+    std::uint32_t data = 0;
+    std::uint32_t flags = 0; ///< bit 0: device_id is given
+    std::uint32_t device_id = 0;
+    std::uint8_t padding[12]{};
+};
+inline constexpr std::uint32_t message_has_device_id = 1u << 0;
 
 /// struct kvm_create_device
 struct device_request {
@@ -237,6 +250,7 @@ inline constexpr std::uint32_t set_identity_map_address = writes<std::uint64_t>(
 inline constexpr std::uint32_t create_irqchip = request(0x60);
 inline constexpr std::uint32_t set_irq_line = writes<irq_level>(0x61);
 inline constexpr std::uint32_t set_irqfd = writes<irqfd>(0x76);
+inline constexpr std::uint32_t signal_message = writes<message>(0xa5);
 inline constexpr std::uint32_t arm_preferred_target = reads<arm_vcpu_init>(0xaf);
 inline constexpr std::uint32_t create_device = exchanges<device_request>(0xe0);
 // Requests on a device, and on a vCPU that has attributes.
@@ -275,6 +289,12 @@ inline constexpr std::uint64_t control_its_save_tables = 1;
 inline constexpr std::uint64_t control_its_restore_tables = 2;
 inline constexpr std::uint64_t control_save_pending_tables = 3;
 } // namespace gic_v3
+
+/// KVM_DEV_TYPE_ARM_VGIC_ITS and its attributes; the groups are those of gic_v3.
+namespace gic_its {
+inline constexpr std::uint32_t device_type = 8;
+inline constexpr std::uint64_t address_registers = 4;
+} // namespace gic_its
 
 /// Attribute group of a vCPU's timers (KVM_ARM_VCPU_TIMER_CTRL).
 namespace arm_timer {
