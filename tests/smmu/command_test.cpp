@@ -849,6 +849,27 @@ TEMPLATE_TEST_CASE("a prefetched translation is there, and leaves no trace", "[s
     }
 }
 
+TEST_CASE("a flag that hardware is to set is not set by a prefetch", "[smmu][command]") {
+    with_stream<whole> m;
+    constexpr std::uint64_t at = with_stream<whole>::first_page;
+    const std::uint64_t cd_page = m.take_pages();
+    spec::cd c = m.plain_cd(m.root, 1);
+    set<spec::cd::HA>(c, 1);
+    m.store(cd_page, c);
+    m.store(m.ste_address(5), m.plain_ste(spec::ste_config::s1_translate, cd_page));
+    m.command(spec::cmd_cfgi_ste(stream_id{5}, true));
+    m.map(m.root, at, guest::ram + 0x80'0000, 3, {.access_flag = false});
+    const auto flag = [&] {
+        return (m.load64(m.descriptor_slot(m.root, at)) & spec::stage1_leaf::AF::mask) != 0;
+    };
+    m.prefetch(at, 0);
+    CHECK_FALSE(flag());
+    CHECK_FALSE(m.hits(at)); // the access sets it
+    CHECK(flag());
+    CHECK(m.hits(at));
+    CHECK_FALSE(m.event());
+}
+
 TEST_CASE("the configuration alone can be prefetched", "[smmu][command]") {
     with_stream<default_smmu_options> m;
     m.command(spec::cmd_prefetch_config(stream_id{5}));
