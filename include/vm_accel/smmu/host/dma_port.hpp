@@ -241,8 +241,7 @@ private:
     }
     /// Whether the attachment's own configuration answers such accesses.
     [[nodiscard]] static bool is_plain(const access_attributes& attributes) noexcept {
-        return !(F.substream_bits != 0 && attributes.has_substream) &&
-               !(F.ats && attributes.translated);
+        return !attributes.has_substream && !(F.ats && attributes.translated);
     }
     [[nodiscard, gnu::noinline]] outcome
     translate_slowly(iova address, std::uint64_t length, access kind, std::uint64_t bits) noexcept {
