@@ -10,7 +10,7 @@
 namespace vm_accel::inline v0 {
 
 /// log2 of the bytes around `input` that `descriptor`, found at `at`, speaks
-/// for: its own, or its whole contiguous run.
+/// for: its own, or its whole contiguous run. `output` is its output address.
 ///
 /// The run counts only if every descriptor of it says the same, so that a hint
 /// that is wrong, or flags that differ (AF, dirty state), change nothing. The
@@ -18,14 +18,14 @@ namespace vm_accel::inline v0 {
 template <smmu_features F, table_access Tables>
 [[nodiscard]] unsigned contiguous_size(const table_format<F>& format, table_words<F, Tables>& words,
                                        std::uint64_t at, int level, std::uint64_t descriptor,
-                                       std::uint64_t input) noexcept {
+                                       std::uint64_t output, std::uint64_t input) noexcept {
     const unsigned size = format.covered(level);
     if (spec::stage1_leaf::Contiguous::of(descriptor) == 0) return size;
     const unsigned more = spec::contiguous_bits(format.granule(), level);
     if (more == 0 || size + more > format.input_bits()) return size;
     const std::uint64_t count = std::uint64_t{1} << more;
     const std::uint64_t inside = (count - 1) << size;
-    if (((descriptor ^ input) & inside) != 0) return size;
+    if (((output ^ input) & inside) != 0 || !format.fits(output | inside)) return size;
     const std::uint64_t first = descriptor & ~inside;
     const std::uint64_t first_at = at & ~(count * 8 - 1);
     for (std::uint64_t i = 0; i < count; ++i) {

@@ -108,10 +108,12 @@ template <smmu_features F, table_access Tables>
         walk_result r;
         if (!place.find(at, r)) return r;
         const std::optional<std::uint64_t> descriptor = words.load(place.physical());
-        if (!descriptor) return walk_result::fault(F_WALK_EABT, place.physical());
+        if (!descriptor) return walk_result::fault(F_WALK_EABT, place.physical(), level);
         const decoded_descriptor decoded = format.decode(*descriptor, level);
-        if (decoded.role == descriptor_role::invalid) return walk_result::fault(F_TRANSLATION);
-        if (decoded.role == descriptor_role::too_large) return walk_result::fault(F_ADDR_SIZE);
+        if (decoded.role == descriptor_role::invalid)
+            return walk_result::fault(F_TRANSLATION, 0, level);
+        if (decoded.role == descriptor_role::too_large)
+            return walk_result::fault(F_ADDR_SIZE, 0, level);
         if (decoded.role == descriptor_role::table) {
             if (!half.flat_permissions) limits.add(*descriptor);
             ++level;
@@ -120,16 +122,16 @@ template <smmu_features F, table_access Tables>
         }
 
         const leaf_flags<F> flags{regime, *descriptor, true};
-        if (flags.access_fault()) return walk_result::fault(F_ACCESS);
+        if (flags.access_fault()) return walk_result::fault(F_ACCESS, 0, level);
         permissions allowed = leaf_permissions<F>(regime, flags.effective(), limits);
         if (user_forbidden) allowed = permissions{allowed.bits() & ~user_accesses};
-        if (!allowed.allow(request.needed)) return walk_result::fault(F_PERMISSION);
+        if (!allowed.allow(request.needed)) return walk_result::fault(F_PERMISSION, 0, level);
         const std::uint64_t after = flags.after(request.needed);
         if (after != *descriptor) {
             if (!place.may_update(at, r)) return r;
             const replaced done = words.replace(place.physical(), *descriptor, after);
             if (done == replaced::lost || retries == walk_retries) {
-                return walk_result::fault(F_WALK_EABT, place.physical());
+                return walk_result::fault(F_WALK_EABT, place.physical(), level);
             }
             if (done == replaced::overtaken) {
                 ++retries;
@@ -137,7 +139,8 @@ template <smmu_features F, table_access Tables>
             }
         }
 
-        const unsigned size = contiguous_size(format, words, place.physical(), level, after, input);
+        const unsigned size =
+            contiguous_size(format, words, place.physical(), level, after, decoded.address, input);
         r.size_log2 = r.page_size_log2 = static_cast<std::uint8_t>(size);
         r.input_base = request.address >> size << size;
         r.output_base = decoded.address >> size << size;

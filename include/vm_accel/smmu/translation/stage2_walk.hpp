@@ -33,8 +33,9 @@ template <smmu_features F, table_access Tables>
 [[nodiscard]] walk_result walk_stage2(const stage2_regime& regime, const stage2_request& request,
                                       Tables& tables) noexcept {
     using enum spec::event_id;
+    int reached = 0; // the level of the last descriptor that was read
     const auto fault = [&](spec::event_id id, std::uint64_t at = 0) noexcept {
-        walk_result r = walk_result::fault(id, at);
+        walk_result r = walk_result::fault(id, at, reached);
         r.stage2 = true;
         r.ipa = request.ipa;
         r.cls = request.for_table ? spec::fault_class::TT : spec::fault_class::IN;
@@ -57,6 +58,7 @@ template <smmu_features F, table_access Tables>
     for (unsigned retries = 0;;) {
         const std::optional<std::uint64_t> descriptor = words.load(at);
         if (!descriptor) return fault(F_WALK_EABT, at);
+        reached = level;
         const decoded_descriptor decoded = format.decode(*descriptor, level);
         if (decoded.role == descriptor_role::invalid) return fault(F_TRANSLATION);
         if (decoded.role == descriptor_role::too_large) return fault(F_ADDR_SIZE);
@@ -84,8 +86,9 @@ template <smmu_features F, table_access Tables>
 
         walk_result r;
         const unsigned own = format.covered(level);
-        const unsigned size =
-            request.for_table ? own : contiguous_size(format, words, at, level, after, request.ipa);
+        const unsigned size = request.for_table ? own
+                                                : contiguous_size(format, words, at, level, after,
+                                                                  decoded.address, request.ipa);
         r.size_log2 = r.page_size_log2 = static_cast<std::uint8_t>(size);
         r.input_base = request.ipa >> size << size;
         r.output_base = decoded.address >> size << size;
