@@ -20,6 +20,24 @@ std::uint64_t descriptor(input& in) {
            ~contiguous_hint;
 }
 
+/// Puts a stage 2 under the stream that maps RAM one to one, in 39 bits of 4 KiB
+/// pages, with flags that the device keeps; alone, or below its stage 1.
+void add_stage2(machine& m, std::uint64_t ste, bool nested) {
+    using E = spec::ste;
+    const std::uint64_t table = m.take_pages();
+    constexpr std::uint64_t gibibyte = std::uint64_t{1} << 30;
+    constexpr std::uint64_t block = 0x1 | 0xf << 2 | 1 << 6 | 3 << 8; // read-only, AF clear
+    for (std::uint64_t i = 0; i < 4; ++i)
+        m.store64(table + i * 8, i * gibibyte | block | spec::stage2_leaf::DBM::mask);
+    const auto config = nested ? spec::ste_config::s1_s2_translate : spec::ste_config::s2_translate;
+    const std::uint64_t word0 = m.load64(ste) & ~E::Config::mask;
+    m.store64(ste, word0 | E::Config::in_place(static_cast<std::uint64_t>(config)));
+    m.store64(ste + 16, E::S2VMID::in_place(3) | E::S2T0SZ::in_place(25) | E::S2SL0::in_place(1) |
+                            E::S2PS::in_place(5) | E::S2AA64::mask | E::S2HA::mask | E::S2HD::mask |
+                            E::S2R::mask);
+    m.store64(ste + 24, table);
+}
+
 } // namespace
 
 void tables(std::span<const std::uint8_t> bytes) {
@@ -29,10 +47,12 @@ void tables(std::span<const std::uint8_t> bytes) {
     const std::uint64_t root = m.stage1_stream(started_machine::stream, 1);
     const std::uint64_t ste = m.ste_address(started_machine::stream);
     const std::uint64_t cd = m.load64(ste) & spec::ste::S1ContextPtr::mask;
-    // A tree to start from, so that bytes are not spent on making one.
+    // Trees to start from, so that bytes are not spent on making them.
     for (std::uint64_t page = 0; page < 4; ++page)
         m.map(root, page << 12, arena + 0x20000 + (page << 12));
     m.map(root, 0x20'0000, guest::ram, 2);
+    const std::uint64_t stages = in.below(3);
+    if (stages != 0) add_stage2(m, ste, stages == 1);
 
     const auto settle = [&] {
         m.command(spec::cmd_cfgi_all());
@@ -41,6 +61,7 @@ void tables(std::span<const std::uint8_t> bytes) {
         m.sync();
         while (m.iommu().poll()) {}
     };
+    settle();
     for (int step = 0; step < 128 && !in.empty(); ++step) {
         bool owed = true;
         switch (in.below(6)) {
@@ -76,7 +97,8 @@ void tables(std::span<const std::uint8_t> bytes) {
             break;
         }
         if (owed) settle();
-        const iova address{in.flag() ? in.below(0x40'0000) : in.take(8)};
+        const std::uint64_t somewhere = stages == 2 && in.flag() ? guest::ram : 0;
+        const iova address{in.flag() ? somewhere + in.below(0x40'0000) : in.take(8)};
         one.compare_with_memory(address, in.flag() ? access::read : access::write);
         m.write32(spec::reg::EVENTQ_CONS, m.read32(spec::reg::EVENTQ_PROD));
     }
