@@ -325,6 +325,7 @@ struct smmu_assembly {
     /// To doorbells. One that nobody takes is an error, which has an interrupt
     /// of its own; true = it is to be looked at.
     [[nodiscard]] bool send_messages(const effects& out) noexcept {
+        interrupts.fetch_add(out.messages_written, std::memory_order_relaxed);
         effects failed;
         for (std::size_t i = 0; i < out.messages.size(); ++i) {
             const interrupt_message& message = out.messages[i];

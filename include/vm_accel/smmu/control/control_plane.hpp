@@ -275,8 +275,8 @@ private:
         if (!from.interrupt) return true;
         if (!from.message) {
             out.raise_cmdq_sync = true;
-        } else if (!write_message(memory, from.message)) {
-            out.message(wired_interrupt::cmdq_sync) = from.message;
+        } else {
+            send_message(wired_interrupt::cmdq_sync, from.message, memory, out);
         }
         return true;
     }

@@ -13,14 +13,15 @@ namespace vm_accel::inline v0 {
 /// Effects are values: parts return them, smmu.hpp acts on them once no lock
 /// is held and no guard is open.
 struct effects {
-    bool raise_eventq = false;    ///< the event queue interrupt
-    bool raise_priq = false;      ///< the page request queue interrupt
-    bool raise_gerror = false;    ///< the global error interrupt
-    bool raise_cmdq_sync = false; ///< pulse the CMD_SYNC interrupt
-    bool routed = false;          ///< what is raised goes by wire, and `messages` is the rest
-    bool drain_commands = false;  ///< commands wait, or a CMD_SYNC may complete now
-    bool drain_events = false;    ///< event records wait, to be written inside a new guard
-    bool wake_poll = false;       ///< more work is left than one call may do
+    bool raise_eventq = false;          ///< the event queue interrupt
+    bool raise_priq = false;            ///< the page request queue interrupt
+    bool raise_gerror = false;          ///< the global error interrupt
+    bool raise_cmdq_sync = false;       ///< pulse the CMD_SYNC interrupt
+    bool routed = false;                ///< what is raised goes by wire, and `messages` is the rest
+    bool drain_commands = false;        ///< commands wait, or a CMD_SYNC may complete now
+    bool drain_events = false;          ///< event records wait, to be written inside a new guard
+    bool wake_poll = false;             ///< more work is left than one call may do
+    std::uint32_t messages_written = 0; ///< into memory: delivered already
     /// Messages to something that is not memory, by the line they stand for.
     std::array<interrupt_message, wired_interrupt_count> messages{};
 
@@ -40,6 +41,7 @@ struct effects {
         drain_commands = drain_commands || other.drain_commands;
         drain_events = drain_events || other.drain_events;
         wake_poll = wake_poll || other.wake_poll;
+        messages_written += other.messages_written;
         for (std::size_t i = 0; i < messages.size(); ++i) {
             if (other.messages[i]) messages[i] = other.messages[i];
         }

@@ -31,11 +31,16 @@ namespace vm_accel::inline v0 {
     return 0;
 }
 
-/// Writes a message into memory. False = nothing is there: it is for a doorbell.
+/// Writes a message into memory; where there is none, it is for a doorbell.
 template <guest_memory Memory>
-[[nodiscard]] bool write_message(Memory& memory, const interrupt_message& message) noexcept {
+void send_message(wired_interrupt line, const interrupt_message& message, Memory& memory,
+                  effects& out) noexcept {
     const le32 data{message.data};
-    return memory.write(pa{message.address}, std::as_bytes(std::span{&data, 1}));
+    if (memory.write(pa{message.address}, std::as_bytes(std::span{&data, 1}))) {
+        ++out.messages_written;
+    } else {
+        out.message(line) = message;
+    }
 }
 
 /// Finds out where interrupts go. A line with a message address sends messages,
@@ -75,8 +80,8 @@ public:
                 out.raise_eventq = out.raise_eventq || line == wired_interrupt::eventq;
                 out.raise_priq = out.raise_priq || line == wired_interrupt::priq;
                 out.raise_gerror = out.raise_gerror || line == wired_interrupt::gerror;
-            } else if (!write_message(memory, message)) {
-                out.message(line) = message;
+            } else {
+                send_message(line, message, memory, out);
             }
         }
     }
