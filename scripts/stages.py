@@ -352,7 +352,9 @@ class Stages:
 
     def demo(self):
         """a stock arm64 Linux boots in our VMM, its driver on our SMMU"""
-        variants = [["--self-test"], [], ["--vcpus", "2"], ["--kernel-series", "next"]]
+        variants = [["--self-test"], [], ["--vcpus", "2"], ["--kernel-series", "next"],
+                    ["--pages", "16"], ["--iommu", "lazy"],
+                    ["--iommu", "passthrough", "--kernel-series", "next"]]
         if self.options.all:
             variants += [["--reference"], ["--vcpus", "2", "--kernel-series", "next"]]
         for variant in variants:

@@ -489,6 +489,15 @@ def self_test(text, facts):
                 failures.append(f"spoiler {pattern!r} changes nothing")
             elif next(holds for other, holds, _ in judge(spoiled, facts) if other is claim):
                 failures.append(f"accepted although spoiled by {pattern!r}: {claim.text}")
+    # Told that something else was to be run, the judge must not accept what was.
+    for field, other in (("kernel", "1.0"), ("vcpus", facts.vcpus + 1), ("nodes", facts.nodes + 1),
+                         ("memory", facts.memory * 2), ("disk_before", facts.disk_after),
+                         ("disk_after", facts.disk_before), ("second_before", facts.second_after),
+                         ("second_after", facts.second_before), ("page_kib", 64),
+                         ("domain", "identity")):
+        trials += 1
+        if all(holds for _, holds, _ in judge(text, dataclasses.replace(facts, **{field: other}))):
+            failures.append(f"accepted although {field} was to be {other}")
     # Cut off after any line, the run proves less than everything.
     lines = text.splitlines(keepends=True)
     last_needed = max(i for i, line in enumerate(lines) if line.startswith("OUTER: report end"))

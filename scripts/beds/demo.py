@@ -29,6 +29,9 @@ from beds.debian import BedError, NotInArchive, say  # noqa: E402
 DISK_BYTES = 2 << 20
 GUEST_MEMORY_MIB = 256
 TARGET = "example_linux_kvm_arm64"
+# What the guest's kernel is told about IOMMU domains, and the type it begins with.
+IOMMU = {"strict": ("", "DMA"), "lazy": ("iommu.strict=0", "DMA-FQ"),
+         "passthrough": ("iommu.passthrough=1", "identity")}
 SAMPLE = machines.BEDS / "sample-console.txt"
 
 
@@ -38,6 +41,11 @@ def arguments():
     parser.add_argument("--vcpus", type=int, default=1, metavar="N", help="vCPUs of the guest (1)")
     parser.add_argument("--kernel-series", choices=("stable", "next"), default="stable",
                         help="kernel of this machine's Debian release, or of the one after it")
+    parser.add_argument("--pages", type=int, choices=(4, 16), default=4, metavar="KIB",
+                        help="page size of the guest's kernel, 4 or 16 (4); 16: of the first "
+                             "release that has such a kernel")
+    parser.add_argument("--iommu", choices=tuple(IOMMU), default="strict",
+                        help="how the guest's kernel uses the SMMU at first (strict)")
     parser.add_argument("--vmm", metavar="PATH", help="run this arm64 program, build nothing")
     parser.add_argument("--keep", action="store_true", help="keep disk and file systems of the run")
     parser.add_argument("--limit", type=int, default=240, metavar="SECONDS",
@@ -58,18 +66,21 @@ def make_disk(path, size):
     return hashlib.sha256(content).hexdigest(), hashlib.sha256(after).hexdigest()
 
 
-def choose_kernel(series):
+def choose_kernel(series, pages):
     codename = debian.host_codename()
-    if series == "stable":
+    if series == "stable" and pages == 4:
         return machines.Kernel(codename)
+    suites = [debian.next_codename(codename), f"{codename}-backports"]
+    if series == "stable":
+        suites.insert(0, codename)
     reasons = []
-    later = debian.next_codename(codename)
-    for suite in filter(None, (later, f"{codename}-backports")):
+    for suite in filter(None, suites):
         try:
-            return machines.Kernel(suite)
+            return machines.Kernel(suite, pages)
         except NotInArchive as error:
             reasons.append(str(error))
-    print(f"SKIP: no kernel of the series after {codename}: {'; '.join(reasons)}")
+    after = "" if series == "stable" else f" of the series after {codename}"
+    print(f"SKIP: no kernel{after} with pages of {pages} KiB: {'; '.join(reasons)}")
     sys.exit(77)
 
 
@@ -80,7 +91,7 @@ def prepare(options):
     with open(machines.ARM64 / "lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         debian.require_tools("dpkg-deb", *(() if direct else ("qemu-system-aarch64",)))
-        kernel = choose_kernel(options.kernel_series)
+        kernel = choose_kernel(options.kernel_series, options.pages)
         machines.busybox()
         if options.reference:
             vmm = None
@@ -93,7 +104,9 @@ def prepare(options):
 
 def run(options, kernel, vmm, direct):
     """One run in a folder of its own; returns the console's text and the facts it is judged by."""
-    name = f"{kernel.suite}-{options.vcpus}" + ("-reference" if options.reference else "")
+    name = "-".join([kernel.name, str(options.vcpus),
+                     *([options.iommu] if options.iommu != "strict" else []),
+                     *(["reference"] if options.reference else [])])
     folder = machines.REPOSITORY / "build" / "demo" / name
     folder.parent.mkdir(parents=True, exist_ok=True)
     with open(folder.with_name(f"{name}.lock"), "w") as lock:
@@ -106,15 +119,17 @@ def run_in(folder, options, kernel, vmm, direct):
     second_before, second_after = make_disk(folder / "pci-disk", DISK_BYTES // 4)
     machines.pack_guest(kernel, folder / "guest.cpio")
     nodes = machines.host_nodes() if direct else 2
+    words, domain = IOMMU[options.iommu]
     facts = claims.Facts(kernel=kernel.release, vcpus=options.vcpus, nodes=nodes,
                          memory=GUEST_MEMORY_MIB << 20, disk_before=before, disk_after=after,
                          second_before=second_before, second_after=second_after,
-                         page_kib=4, domain="DMA", emulated=not direct)
+                         page_kib=options.pages, domain=domain, emulated=not direct)
     environment = {"DEMO_VCPUS": options.vcpus, "DEMO_NODES": nodes,
-                   "DEMO_MEMORY": GUEST_MEMORY_MIB, "DEMO_TIMEOUT": options.limit}
+                   "DEMO_MEMORY": GUEST_MEMORY_MIB, "DEMO_TIMEOUT": options.limit,
+                   "DEMO_OPTIONS": words}
     if options.reference:
         say(f"booting {kernel.release} on QEMU's own SMMUv3")
-        command = machines.reference_machine(kernel, folder / "guest.cpio", folder)
+        command = machines.reference_machine(kernel, folder / "guest.cpio", folder, words)
         environment = {}
     elif direct:
         say(f"booting {kernel.release} in {vmm.name} on this host")

@@ -28,18 +28,20 @@ GUEST_MODULES = ("virtio_mmio", "virtio_pci", "virtio_blk")
 
 
 class Kernel:
-    """Debian's arm64 kernel of one suite: .image, .modules (folder), .release, .suite."""
+    """Debian's arm64 kernel of one suite, with pages of 4 or 16 KiB: .image, .modules (folder),
+    .release, .name."""
 
-    def __init__(self, suite):
-        self.suite = suite
-        self.folder = ARM64 / f"kernel-{suite}"
+    def __init__(self, suite, page_kib=4):
+        meta = "linux-image-arm64" + ("" if page_kib == 4 else f"-{page_kib}k")
+        self.name = suite + ("" if page_kib == 4 else f"-{page_kib}k")
+        self.folder = ARM64 / f"kernel-{self.name}"
         if not self.folder.exists():
             archive = debian.Archive(ARM64, suite)
             archive.update()
-            package = [name for name in archive.dependencies("linux-image-arm64")
+            package = [name for name in archive.dependencies(meta)
                        if name.startswith("linux-image-")]
             if not package:
-                raise debian.NotInArchive(f"Debian {suite} has no linux-image-arm64 package; "
+                raise debian.NotInArchive(f"Debian {suite} has no {meta} package; "
                                           "choose another suite")
             debian.unpack(archive.download(package[:1]), self.folder)
         self.image = next(self.folder.glob("boot/vmlinuz-*"))
@@ -168,7 +170,7 @@ def outer_machine(kernel, initrd, environment, machine=""):
             " ".join(f"{key}={value}" for key, value in environment.items())]
 
 
-def reference_machine(kernel, initrd, folder):
+def reference_machine(kernel, initrd, folder, words):
     """QEMU command: the same guest with QEMU's own SMMUv3 in place of ours."""
     return ["qemu-system-aarch64", "-nodefaults", "-nographic", "-no-reboot",
             "-M", "virt,iommu=smmuv3,gic-version=3,acpi=off", "-cpu", "cortex-a76",
@@ -177,7 +179,7 @@ def reference_machine(kernel, initrd, folder):
                 "-drive", f"file={folder / name},format=raw,if=none,id={name}",
                 "-device", f"virtio-blk-pci,drive={name},disable-legacy=on,iommu_platform=on")),
             "-serial", "stdio", "-kernel", str(kernel.image), "-initrd", str(initrd),
-            "-append", "console=ttyAMA0 quiet panic=-1"]
+            "-append", f"console=ttyAMA0 quiet panic=-1 {words}"]
 
 
 def capture(command, log, limit, environment):
