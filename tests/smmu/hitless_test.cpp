@@ -150,6 +150,7 @@ const std::vector<probe> probes{{"mapped", mapped, {}},
 /// A guest with everything that entries may point to.
 struct world {
     machine m;
+    machine::device::port device = attached(m);
     std::uint64_t ste = 0;
     std::uint64_t single_cd = 0; ///< one CD
     std::uint64_t cd_table = 0;  ///< eight CDs
@@ -157,10 +158,13 @@ struct world {
     std::uint64_t pages[4]{};    ///< those pages
     std::uint64_t stage2_root = 0;
     std::uint64_t stage2_page = 0; ///< where stage 2 sends `mapped`
-    std::optional<machine::device::port> device;
 
-    world() {
+    static machine::device::port attached(machine& m) {
         m.start();
+        REQUIRE(m.iommu().attach_device("device", m.all_of_ram, stream_id{sid}));
+        return m.iommu().make_port("device").value();
+    }
+    world() {
         ste = m.ste_address(sid);
         single_cd = m.take_pages();
         cd_table = m.take_pages();
@@ -170,8 +174,6 @@ struct world {
             m.map(roots[i], mapped, pages[i]);
         }
         make_stage2();
-        REQUIRE(m.iommu().attach_device("device", m.all_of_ram, stream_id{sid}));
-        device.emplace(m.iommu().make_port("device").value());
         for (const std::uint64_t at : {mapped, unmapped})
             m.store64(at, at);
         put_cd(single_cd, context(0, 1));
@@ -272,7 +274,7 @@ struct world {
         access_attributes with;
         with.has_substream = p.substream.has_value();
         with.substream = p.substream.value_or(substream_id{});
-        if (!device->read(iova{p.address}, std::as_writable_bytes(std::span{&value, 1}), with)) {
+        if (!device.read(iova{p.address}, std::as_writable_bytes(std::span{&value, 1}), with)) {
             return std::nullopt;
         }
         return value;
