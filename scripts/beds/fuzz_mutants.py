@@ -1,0 +1,62 @@
+"""Defects that scripts/fuzz --mutants plants: name, file under include/vm_accel, the line as it is,
+the line with the defect, the fuzzer that must find it."""
+
+TLB = "smmu/caches/set_associative.hpp"
+CONTEXTS = "smmu/caches/context_table.hpp"
+SLOTS = "smmu/caches/configuration_cache.hpp"
+TRANSLATOR = "smmu/translation/translator.hpp"
+FORMAT = "smmu/translation/table_format.hpp"
+STAGE2 = "smmu/translation/stage2_walk.hpp"
+WALK = "smmu/translation/page_walker.hpp"
+MEMORY = "guest/region_map.hpp"
+COMMANDS = "smmu/control/command_decoder.hpp"
+CONTROL = "smmu/control/control_plane.hpp"
+
+MUTANTS = [
+    ("a hit ignores the permission", TRANSLATOR,
+     "if (!hit || !hit->allowed.allow(needed_by(*configuration, asked))) [[unlikely]]",
+     "if (!hit) [[unlikely]]", "tables"),
+    ("a hit counts its offset from the page, not the entry", TRANSLATOR,
+     "        return deliver(*hit, address & (size - 1), size, asked.length);\n    }\n\n"
+     "    /// Translates one access.",
+     "        return deliver(*hit, address & 0xfff, size, asked.length);\n    }\n\n"
+     "    /// Translates one access.", "tables"),
+    ("an entry starts at the wrong output", TRANSLATOR,
+     "entry.output = raw(base);", "entry.output = raw(output);", "tables"),
+    ("a piece of a page is cut at the wrong place", TRANSLATOR,
+     "entry.base = address & ~(size - 1);",
+     "entry.base = address & ~((std::uint64_t{2} << size_log2) - 1);", "tables"),
+    ("TLBI_NSNH_ALL does nothing", CONTEXTS,
+     "bump(worlds_[static_cast<std::size_t>(scope.tag.world)]);", "", "tables"),
+    ("generations are never swept", CONTEXTS,
+     "return ++invalidations_ % period == 0;", "return false;", "tables"),
+    ("contexts are told apart by their ASID alone", CONTEXTS,
+     "} else if (c.identity_ != identity) {",
+     "} else if (c.identity_.tag != identity.tag) {", "tables"),
+    ("CMD_CFGI_STE_RANGE leaves what is decoded", CONTROL,
+     "executor.forget_streams(action.first_stream, action.last_stream);", "", "tables"),
+    ("an emptied slot keeps its configuration", SLOTS,
+     "const std::uintptr_t old = slot.word_.exchange(slot.emptied_, std::memory_order_seq_cst);",
+     "const std::uintptr_t old = slot.emptied_;", "tables"),
+    ("a nested page is as large as stage 1 says", WALK,
+     "r.size_log2 = std::min(stage1.size_log2, stage2.size_log2);",
+     "r.size_log2 = stage1.size_log2;", "tables"),
+    ("a stage-2 table of any size is indexed", STAGE2,
+     "format.first_bits(level) > spec::bits_per_level(format.granule()) + 4", "false", "tables"),
+    ("a stage-1 walk starts without a page", FORMAT,
+     "if (input_bits_ <= page) return 4;", "", "tables"),
+    ("memory is reached before its region is found", MEMORY,
+     "if (!run) return nullptr;",
+     "if (!run) return reinterpret_cast<std::uint64_t*>(raw(address));", "tables"),
+    ("a range of a TLBI is shifted out of its type", COMMANDS,
+     "if (shift >= 59 || (count << shift) - 1 > ~first) {", "if (false) {", "commands"),
+    ("a command that is illegal is executed over and over", CONTROL,
+     "                out |= from.queue.stop(registers_, spec::CERROR_ILL);",
+     "                out.wake_poll = true;", "commands"),
+    ("a look-up takes any way of a set", TLB,
+     "s.way[w].context.load(std::memory_order_relaxed) == key.context) [[likely]] {",
+     "true) [[likely]] {", "tables"),
+    ("an address that matches in part is a hit", TLB,
+     "return (address >> size_log2 << size_log2) | size_log2 << 1 | 1U;",
+     "return (address >> size_log2 << size_log2 & 0xffff'ffff) | size_log2 << 1 | 1U;", "tables"),
+]
