@@ -191,12 +191,9 @@ struct smmu_assembly {
         std::atomic_thread_fence(std::memory_order_seq_cst);
         if (events.is_writable(registers)) stalls.retry_held();
     }
-    /// After a change of registers: what it means for stalled accesses.
+    /// After a change of registers, which may have made the event queue writable.
     void settle_stalls() noexcept {
-        if constexpr (F.stalls) {
-            if (!registers.smmu_enabled()) stalls.abort_all();
-            retry_held_stalls();
-        }
+        if constexpr (F.stalls) retry_held_stalls();
     }
     void abort_stalls(stream_id stream) noexcept {
         if constexpr (F.stalls) stalls.abort(stream);

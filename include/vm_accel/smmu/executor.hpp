@@ -68,7 +68,9 @@ public:
         if constexpr (F.stalls) parts_.stalls.abort(action.stream());
         return {};
     }
-    void smmu_disabled() noexcept {}
+    void smmu_disabled() noexcept {
+        if constexpr (F.stalls) parts_.stalls.abort_all();
+    }
     /// Answers at once, so that nobody sees RUN at 1.
     void run_atos() noexcept {
         if constexpr (Parts::F.atos) {

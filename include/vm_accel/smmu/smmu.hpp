@@ -112,7 +112,6 @@ public:
         return parts_.waiting(
             [this]() noexcept -> result<> {
                 parts_.control.begin_reset(parts_.execute_by());
-                parts_.settle_stalls();
                 return {};
             },
             [this]() noexcept { parts_.control.finish_reset(); });

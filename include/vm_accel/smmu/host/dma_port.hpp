@@ -222,10 +222,16 @@ private:
     [[nodiscard, gnu::always_inline]] outcome translate(iova address, std::uint64_t length,
                                                         access kind,
                                                         access_attributes attributes) noexcept {
-        const transaction asked{address, length, kind, attributes.privileged,
-                                attributes.instruction};
+        const transaction asked{address,
+                                length,
+                                kind,
+                                attributes.privileged,
+                                attributes.instruction,
+                                attributes.has_substream,
+                                false,
+                                attributes.substream};
         if (is_sound(asked)) [[likely]] {
-            if (is_plain(attributes)) {
+            if (!(F.ats && attributes.translated)) {
                 const std::optional<outcome> hit =
                     device_->translate_hit(*attachment_, asked, *counters_);
                 if (hit) [[likely]]
@@ -238,10 +244,6 @@ private:
     /// Neither empty nor past the end of the address space.
     [[nodiscard]] static bool is_sound(const transaction& asked) noexcept {
         return asked.length - 1 <= ~raw(asked.address);
-    }
-    /// Whether the attachment's own configuration answers such accesses.
-    [[nodiscard]] static bool is_plain(const access_attributes& attributes) noexcept {
-        return !attributes.has_substream && !(F.ats && attributes.translated);
     }
     [[nodiscard, gnu::noinline]] outcome
     translate_slowly(iova address, std::uint64_t length, access kind, std::uint64_t bits) noexcept {
