@@ -42,13 +42,36 @@ struct bare {
     std::unique_ptr<device> iommu;
 };
 
+struct whole : default_smmu_options {
+    static constexpr smmu_features features = full_features;
+};
+
 /// Which bits keep what is written while everything is disabled. Registers that
 /// are not named keep nothing: read-only, or of features that are not there.
+template <smmu_features F = stage1_features>
 std::uint64_t stored_bits(std::string_view name) {
     struct row {
         std::string_view name;
         std::uint64_t bits;
     };
+    static constexpr row added[] = {
+        {"CR0", 0x1f}, // PRIQEN and ATSCHK too
+        {"CR2", 0xf},  // E2H and REC_CFG_ATS too
+        {"IRQ_CTRL", 0x7},
+        {"PRIQ_BASE", 0x40ff'ffff'ffff'ffff},
+        {"PRIQ_IRQ_CFG0", 0x00ff'ffff'ffff'fffc},
+        {"PRIQ_IRQ_CFG1", 0xffff'ffff},
+        {"PRIQ_IRQ_CFG2", 0x8000'003f}, // LO
+        {"PRIQ_PROD", 0x800f'ffff},
+        {"PRIQ_CONS", 0x800f'ffff},
+        {"GATOS_SID", 0x001f'ffff'ffff'ffff},
+        {"GATOS_ADDR", 0xffff'ffff'ffff'ffc0},
+    };
+    if (F.pri) {
+        for (const row& r : added) {
+            if (r.name == name) return r.bits;
+        }
+    }
     static constexpr row rows[] = {
         {"CR0", 0xd}, // SMMUEN, EVENTQEN, CMDQEN
         {"CR1", 0xfff},
@@ -76,22 +99,25 @@ std::uint64_t stored_bits(std::string_view name) {
 }
 
 /// GBPA wants its UPDATE bit, and CR0 and CMDQ_PROD set things in motion.
-bool has_a_protocol(std::string_view name) { return name == "GBPA" || name == "GERRORN"; }
+bool has_a_protocol(std::string_view name) {
+    return name == "GBPA" || name == "GERRORN" || name == "GMPAM" || name == "GBPMPAM";
+}
 
 std::uint64_t ones(unsigned bytes) { return bytes == 8 ? ~std::uint64_t{0} : 0xffff'ffff; }
 
 } // namespace
 
-TEST_CASE("each register keeps its bits and no others, and touches no other register",
-          "[smmu][registers]") {
+TEMPLATE_TEST_CASE("each register keeps its bits and no others, and touches no other register",
+                   "[smmu][registers]", default_smmu_options, whole) {
+    constexpr smmu_features f = TestType::features;
     unsigned stored = 0;
     for (const spec::register_row& row : spec::registers) {
         if (has_a_protocol(row.name)) continue;
         CAPTURE(row.name);
-        bare<> m;
+        bare<TestType> m;
         const std::vector<std::uint64_t> before = m.all();
         const std::uint64_t at_rest = m.read(row.offset, row.width);
-        const std::uint64_t keeps = stored_bits(row.name);
+        const std::uint64_t keeps = stored_bits<f>(row.name);
         if (keeps != 0) ++stored;
         for (const std::uint64_t value : {~std::uint64_t{0}, std::uint64_t{0x5555'5555'5555'5555},
                                           std::uint64_t{0xaaaa'aaaa'aaaa'aaaa}, std::uint64_t{0}}) {
@@ -108,22 +134,25 @@ TEST_CASE("each register keeps its bits and no others, and touches no other regi
             }
         }
     }
-    CHECK(stored == 18);
+    CHECK(stored == (f.pri ? 26 : 18));
 }
 
 TEST_CASE("read-only rows are the ones that nothing is kept in", "[smmu][registers]") {
     for (const spec::register_row& row : spec::registers) {
         CAPTURE(row.name);
-        if (row.access == spec::register_access::read_only) CHECK(stored_bits(row.name) == 0);
+        if (row.access != spec::register_access::read_only) continue;
+        CHECK(stored_bits(row.name) == 0);
+        CHECK(stored_bits<full_features>(row.name) == 0);
     }
 }
 
-TEST_CASE("64-bit registers are reached by halves", "[smmu][registers]") {
+TEMPLATE_TEST_CASE("64-bit registers are reached by halves", "[smmu][registers]",
+                   default_smmu_options, whole) {
     for (const spec::register_row& row : spec::registers) {
-        if (row.width != 8) continue;
+        if (row.width != 8 || row.access == spec::register_access::read_only) continue;
         CAPTURE(row.name);
-        bare<> m;
-        const std::uint64_t keeps = stored_bits(row.name);
+        bare<TestType> m;
+        const std::uint64_t keeps = stored_bits<TestType::features>(row.name);
         m.write(row.offset, 0x1234'5678'9abc'def0 & keeps, 8);
         CHECK(m.read(row.offset, 4) == (0x9abc'def0 & keeps));
         CHECK(m.read(row.offset + 4, 4) == (0x1234'5678 & keeps >> 32));
@@ -137,14 +166,16 @@ TEST_CASE("64-bit registers are reached by halves", "[smmu][registers]") {
     }
 }
 
-TEST_CASE("page 1 reaches the same registers", "[smmu][registers]") {
-    bare<> m;
+TEMPLATE_TEST_CASE("page 1 reaches the same registers", "[smmu][registers]", default_smmu_options,
+                   whole) {
+    bare<TestType> m;
     unsigned differing = 0;
     for (const spec::register_row& row : spec::registers) {
         if (has_a_protocol(row.name) || row.name == "CR0" || row.name == "CMDQ_PROD") continue;
         CAPTURE(row.name);
         const std::uint64_t alias = row.offset ^ spec::mmio_page_size;
-        const std::uint64_t value = 0x0012'3456'789a'bcdc & stored_bits(row.name);
+        const std::uint64_t value =
+            0x0012'3456'789a'bcdc & stored_bits<TestType::features>(row.name);
         m.write(alias, value, row.width);
         if (value != 0) {
             CHECK(m.read(row.offset, row.width) == value);
@@ -188,7 +219,9 @@ TEST_CASE("accesses of a wrong size, alignment or place read zero and change not
     CHECK(m.all() == before);
 }
 
-TEST_CASE("what is in use is locked, by the bit that uses it and no other", "[smmu][registers]") {
+TEMPLATE_TEST_CASE("what is in use is locked, by the bit that uses it and no other",
+                   "[smmu][registers]", default_smmu_options, whole) {
+    constexpr smmu_features f = TestType::features;
     struct row {
         std::uint32_t offset;
         unsigned size;
@@ -196,6 +229,7 @@ TEST_CASE("what is in use is locked, by the bit that uses it and no other", "[sm
         bool locked;
     };
     constexpr std::uint32_t smmuen = 1, eventqen = 4, cmdqen = 8;
+    constexpr std::uint32_t priqen = f.pri ? 2 : 0, priq = f.pri ? 2 : 0;
     const auto r = GENERATE_COPY(
         row{reg::STRTAB_BASE, 8, smmuen, 0, true},
         row{reg::STRTAB_BASE, 8, eventqen | cmdqen, 5, false},
@@ -218,18 +252,28 @@ TEST_CASE("what is in use is locked, by the bit that uses it and no other", "[sm
         row{reg::GERROR_IRQ_CFG0, 8, smmuen, 4, false},
         row{reg::EVENTQ_IRQ_CFG0, 8, smmuen, 1, false},
         row{reg::GERROR_IRQ_CFG0, 8, smmuen | eventqen | cmdqen, 0, false},
-        row{reg::EVENTQ_IRQ_CFG0, 8, smmuen | eventqen | cmdqen, 0, false});
+        row{reg::EVENTQ_IRQ_CFG0, 8, smmuen | eventqen | cmdqen, 0, false},
+        row{reg::CMDQ_BASE, 8, smmuen | eventqen | priqen, 7, false},
+        row{reg::EVENTQ_BASE, 8, smmuen | cmdqen | priqen, 7, false},
+        row{reg::PRIQ_BASE, 8, priqen, 0, true},
+        row{reg::PRIQ_BASE, 8, smmuen | eventqen | cmdqen, 7, false},
+        row{reg::PRIQ_PROD, 4, priqen, 0, true},
+        row{reg::PRIQ_PROD, 4, smmuen | eventqen | cmdqen, 7, false},
+        row{reg::PRIQ_CONS, 4, smmuen | priqen, 7, false},
+        row{reg::PRIQ_IRQ_CFG0, 8, 0, priq, true}, row{reg::PRIQ_IRQ_CFG1, 4, 0, priq, true},
+        row{reg::PRIQ_IRQ_CFG2, 4, 0, priq, true}, row{reg::PRIQ_IRQ_CFG0, 8, smmuen, 5, false},
+        row{reg::EVENTQ_IRQ_CFG0, 8, smmuen, 3, false});
     CAPTURE(spec::find_register(r.offset)->name, r.cr0, r.irq_ctrl);
-    bare<> m;
+    bare<TestType> m;
     m.write(reg::CR0, r.cr0);
     m.write(reg::IRQ_CTRL, r.irq_ctrl);
-    const std::uint64_t keeps = stored_bits(spec::find_register(r.offset)->name);
+    const std::uint64_t keeps = stored_bits<f>(spec::find_register(r.offset)->name);
     const std::uint64_t value = 0x0000'0000'0000'1024 & keeps; // a different value for each
     m.write(r.offset, value, r.size);
     CHECK(m.read(r.offset, r.size) == (r.locked ? 0 : value));
     if (r.size == 8) { // nor by halves
         m.write(r.offset + 4, 0x12, 4);
-        CHECK(m.read(r.offset + 4, 4) == (r.locked ? 0U : 0x12U));
+        CHECK(m.read(r.offset + 4, 4) == (r.locked ? 0U : 0x12U & keeps >> 32));
     }
     // Off again, it can be written.
     m.write(reg::CR0, 0);
@@ -265,6 +309,67 @@ TEST_CASE("what is being switched off stays locked until it is acknowledged", "[
     CHECK(m.iommu().mmio_read(reg::STRTAB_BASE, 8) == 0x1000);
     CHECK(m.iommu().mmio_read(reg::CMDQ_BASE, 8) == 0x2000);
     CHECK(m.iommu().mmio_read(reg::EVENTQ_BASE, 8) == 0x3000);
+}
+
+TEST_CASE("CR1 is locked by what its fields are for", "[smmu][registers]") {
+    struct row {
+        std::uint32_t cr0, writable;
+    };
+    const auto r = GENERATE(row{0, 0xfff}, row{1, 0x03f}, row{2, 0xfc0}, row{4, 0xfc0},
+                            row{8, 0xfc0}, row{0x10, 0xfff}, row{0x1f, 0});
+    CAPTURE(r.cr0);
+    bare<whole> m;
+    m.write(reg::CR1, 0xa5a);
+    m.write(reg::CR0, r.cr0);
+    m.write(reg::CR1, 0x5a5);
+    CHECK(m.read(reg::CR1) == ((0xa5a & ~r.writable) | (0x5a5 & r.writable)));
+}
+
+TEMPLATE_TEST_CASE("GMPAM and GBPMPAM change with Update only, at once", "[smmu][registers]",
+                   default_smmu_options, whole) {
+    constexpr bool there = TestType::features.mpam;
+    const std::uint32_t at = GENERATE(reg::GMPAM, reg::GBPMPAM);
+    bare<TestType> m;
+    CHECK(m.read(reg::MPAMIDR) == (there ? 0x00ff'00ffU : 0U));
+    m.write(at, 0x0012'0034);
+    CHECK(m.read(at) == 0);
+    m.write(at, 0x8012'0034);
+    CHECK(m.read(at) == (there ? 0x0012'0034U : 0U));
+    m.write(at, 0xffff'ffff);
+    CHECK(m.read(at) == (there ? 0x00ff'00ffU : 0U)); // no wider than MPAMIDR
+    CHECK(m.read(at ^ 4) == 0);
+    CHECK(m.read(reg::STATUSR) == 0);
+}
+
+TEST_CASE("GATOS runs while the SMMU is on, and answers before the write ends",
+          "[smmu][registers]") {
+    bare<whole> m;
+    m.write(reg::GATOS_SID, 0x0010'0005'0000'0007, 8);
+    m.write(reg::GATOS_ADDR, 0x1234'5500, 8);
+    m.write(reg::GATOS_CTRL, 1); // SMMUEN = 0: ignored
+    CHECK(m.read(reg::GATOS_CTRL) == 0);
+    CHECK(m.read(reg::GATOS_PAR, 8) == 0);
+    m.write(reg::CR0, 1);
+    m.write(reg::GATOS_CTRL, 0);
+    CHECK(m.read(reg::GATOS_PAR, 8) == 0);
+    m.write(reg::GATOS_CTRL, 1);
+    CHECK(m.read(reg::GATOS_CTRL) == 0);
+    CHECK((m.read(reg::GATOS_PAR, 8) & 1) == 1); // no stream table: a fault
+    m.write(reg::GATOS_PAR, 0, 8);
+    CHECK((m.read(reg::GATOS_PAR, 8) & 1) == 1); // read-only
+    CHECK(m.read(reg::GATOS_SID, 8) == 0x0010'0005'0000'0007);
+}
+
+TEST_CASE("acknowledgements of every feature's enables", "[smmu][registers]") {
+    bare<whole> m;
+    for (std::uint32_t value = 0; value < 0x800; value += 7) {
+        CAPTURE(value);
+        m.write(reg::CR0, value);
+        CHECK(m.read(reg::CR0) == (value & 0x1f)); // not VMW, not DPT
+        CHECK(m.read(reg::CR0ACK) == (value & 0x1f));
+        m.write(reg::IRQ_CTRL, value);
+        CHECK(m.read(reg::IRQ_CTRLACK) == (value & 0x7));
+    }
 }
 
 TEST_CASE("CR0 and IRQ_CTRL are acknowledged, as far as they are implemented",
@@ -426,8 +531,80 @@ TEMPLATE_TEST_CASE("the ID registers say what the features are", "[smmu][registe
     if (f.range_invalidation) CHECK(release == 2);
 }
 
-TEST_CASE("reset gives every register the value it had at power-on", "[smmu][registers]") {
-    bare<> m;
+TEST_CASE("a full device's ID registers", "[smmu][registers]") {
+    bare<whole> m;
+    const auto bits = [&](std::uint32_t offset, unsigned high, unsigned low) {
+        return m.read(offset) >> low & ((std::uint64_t{2} << (high - low)) - 1);
+    };
+    struct row {
+        const char* what;
+        std::uint32_t offset;
+        unsigned high, low;
+        std::uint64_t value;
+    };
+    static constexpr row rows[] = {
+        {"S1P and S2P", reg::IDR0, 1, 0, 3},
+        {"TTF: AArch64", reg::IDR0, 3, 2, 2},
+        {"COHACC", reg::IDR0, 4, 4, 1},
+        {"BTM: never", reg::IDR0, 5, 5, 0},
+        {"HTTU: access and dirty", reg::IDR0, 7, 6, 2},
+        {"DORMHINT", reg::IDR0, 8, 8, 0},
+        {"Hyp", reg::IDR0, 9, 9, 1},
+        {"ATS", reg::IDR0, 10, 10, 1},
+        {"NS1ATS: split-stage is there", reg::IDR0, 11, 11, 0},
+        {"ASID16", reg::IDR0, 12, 12, 1},
+        {"MSI", reg::IDR0, 13, 13, 1},
+        {"SEV: never", reg::IDR0, 14, 14, 0},
+        {"ATOS", reg::IDR0, 15, 15, 1},
+        {"PRI", reg::IDR0, 16, 16, 1},
+        {"VMW", reg::IDR0, 17, 17, 0},
+        {"VMID16", reg::IDR0, 18, 18, 1},
+        {"CD2L", reg::IDR0, 19, 19, 1},
+        {"VATOS", reg::IDR0, 20, 20, 0},
+        {"TTENDIAN: both", reg::IDR0, 22, 21, 0},
+        {"STALL_MODEL: both", reg::IDR0, 25, 24, 0},
+        {"TERM_MODEL: CD.A decides", reg::IDR0, 26, 26, 0},
+        {"ST_LEVEL", reg::IDR0, 28, 27, 1},
+        {"SIDSIZE", reg::IDR1, 5, 0, 32},
+        {"SSIDSIZE", reg::IDR1, 10, 6, 20},
+        {"PRIQS", reg::IDR1, 15, 11, 19},
+        {"EVENTQS", reg::IDR1, 20, 16, 19},
+        {"CMDQS", reg::IDR1, 25, 21, 19},
+        {"overrides", reg::IDR1, 27, 26, 3},
+        {"no presets", reg::IDR1, 30, 28, 0},
+        {"ECMDQ", reg::IDR1, 31, 31, 1},
+        {"HAD", reg::IDR3, 2, 2, 1},
+        {"PBHA", reg::IDR3, 3, 3, 0},
+        {"XNX", reg::IDR3, 4, 4, 1},
+        {"MPAM", reg::IDR3, 7, 7, 1},
+        {"FWB", reg::IDR3, 8, 8, 0},
+        {"STT", reg::IDR3, 9, 9, 1},
+        {"RIL", reg::IDR3, 10, 10, 1},
+        {"BBML", reg::IDR3, 12, 11, 2},
+        {"E0PD", reg::IDR3, 13, 13, 1},
+        {"DPT", reg::IDR3, 15, 15, 0},
+        {"EPAN", reg::IDR3, 17, 17, 1},
+        {"OAS: 52 bits", reg::IDR5, 2, 0, 6},
+        {"granules", reg::IDR5, 6, 4, 7},
+        {"DS", reg::IDR5, 7, 7, 1},
+        {"VAX: 52 bits", reg::IDR5, 11, 10, 1},
+        {"STALL_MAX", reg::IDR5, 31, 16, 64},
+        {"queues in a page", reg::IDR6, 19, 16, 2},
+        {"pages of queues", reg::IDR6, 27, 24, 0},
+        {"architecture", reg::AIDR, 7, 0, 2},
+    };
+    for (const row& r : rows) {
+        CAPTURE(r.what);
+        CHECK(bits(r.offset, r.high, r.low) == r.value);
+    }
+    CHECK(m.read(reg::IDR2) == 0);
+    CHECK(m.read(reg::IDR4) == 0);
+    CHECK(m.read(reg::IIDR) == 0);
+}
+
+TEMPLATE_TEST_CASE("reset gives every register the value it had at power-on", "[smmu][registers]",
+                   default_smmu_options, whole) {
+    bare<TestType> m;
     const std::vector<std::uint64_t> fresh = m.all();
     for (const spec::register_row& row : spec::registers) {
         if (row.name != "CR0") m.write(row.offset, 0x1234'5678'9abc'def4, row.width);
