@@ -22,6 +22,7 @@
 #include <vm_accel/smmu/host/stream_allocator.hpp>
 #include <vm_accel/smmu/options.hpp>
 #include <vm_accel/smmu/performance_group.hpp>
+#include <vm_accel/smmu/strict_mode.hpp>
 #include <vm_accel/smmu/translation/translator.hpp>
 #include <vm_accel/smmu/vocabulary/fault_injection.hpp>
 
@@ -56,6 +57,7 @@ struct smmu_assembly {
     using guard_slot_type = guard_slot;
     using effects_type = effects;
     using performance_type = performance_group<F>;
+    using strict_type = strict_mode<typename Options::lint>;
     using port = dma_port<smmu_assembly>;
 
     [[nodiscard]] port make_port(attachment_record& record, guard_slot& slot) noexcept {
@@ -140,10 +142,18 @@ struct smmu_assembly {
     [[nodiscard, gnu::always_inline]] std::optional<outcome>
     translate_hit(const attachment_record& record, const transaction& asked,
                   port_counters& port_share) noexcept {
+        if constexpr (strict_type::enabled) return std::nullopt; // translate() looks closer
         return translator_type::translate_hit(tlb, slot_of(record, asked), asked, port_share);
     }
     [[nodiscard]] outcome translate(attachment_record& record, const transaction& asked,
                                     port_counters& port_share, translation_fault& fault) noexcept {
+        const outcome answer = translate_unchecked(record, asked, port_share, fault);
+        if constexpr (strict_type::enabled) strict.check_access(*this, record, asked, answer);
+        return answer;
+    }
+    [[nodiscard]] outcome translate_unchecked(attachment_record& record, const transaction& asked,
+                                              port_counters& port_share,
+                                              translation_fault& fault) noexcept {
         return translate_by().translate(
             record.subject, slot_of(record, asked), asked, [this] { return stream_registers(); },
             port_share, fault);
@@ -382,6 +392,7 @@ struct smmu_assembly {
     control_plane<F, TlbPolicy, quiescence> control{tlb, configurations, registers, guards};
     attachment_set attachments;
     [[no_unique_address]] performance_type performance;
+    [[no_unique_address]] strict_type strict;
     std::unique_ptr<port_counters[]> counters;
     grace_period host_grace;
     [[no_unique_address]] fault_injection_type injection;

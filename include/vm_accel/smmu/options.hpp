@@ -5,6 +5,7 @@
 #include <vm_accel/smmu/control/quiescence.hpp>
 #include <vm_accel/smmu/vocabulary/fault_injection.hpp>
 #include <vm_accel/smmu/vocabulary/features.hpp>
+#include <vm_accel/smmu/vocabulary/lint.hpp>
 
 #include <concepts>
 #include <cstddef>
@@ -20,6 +21,8 @@ struct default_smmu_options {
     using quiescence = membarrier_quiescence;
     /// Whether the SMMU's own accesses can be made to fail: planned_faults.
     using fault_injection = no_fault_injection;
+    /// Whether a driver's mistakes are looked for: guest_lint.
+    using lint = no_lint;
     /// The requester of the SMMU's own messages: its DeviceID, none of a device.
     static constexpr stream_id message_requester{0xffff'ffff};
     /// Most dma_ports alive at once.
@@ -42,6 +45,7 @@ concept smmu_options = requires {
     { O::features } -> std::convertible_to<smmu_features>;
     requires quiescence_policy<typename O::quiescence>;
     requires fault_injection<typename O::fault_injection>;
+    requires lint_policy<typename O::lint>;
     { O::message_requester } -> std::convertible_to<stream_id>;
     { O::ports } -> std::convertible_to<std::size_t>;
     { O::configurations } -> std::convertible_to<std::size_t>;

@@ -77,6 +77,8 @@ public:
         auto held = parts_.lock();
         // A driver that polls makes deferred work go on by polling.
         if (parts_.control.read_depends_on_work(offset)) held.after = parts_.service();
+        parts_.strict.before_read(parts_, offset, size);
+        parts_.strict.after_commands(parts_);
         return parts_.registers.read(offset, size);
     }
 
@@ -86,9 +88,11 @@ public:
     void mmio_write(std::uint64_t offset, unsigned size, std::uint64_t value) noexcept {
         if (!is_initialized()) return;
         auto held = parts_.lock();
+        parts_.strict.before_write(parts_, offset, size, value);
         held.after = parts_.control.write(offset, size, value, parts_.own_memory(),
                                           parts_.execute_by(), Options::commands_per_call);
         parts_.settle_stalls();
+        parts_.strict.after_commands(parts_);
     }
 
     /// Goes on with deferred work. True = there is more: call again.
@@ -101,6 +105,7 @@ public:
         }
         auto held = parts_.lock();
         held.after = parts_.service();
+        parts_.strict.after_commands(parts_);
         return held.after.wake_poll;
     }
     /// Readable while poll() has work to go on with; -1 where there is no eventfd.
@@ -319,6 +324,12 @@ public:
         requires(F.performance_counters != 0)
     {
         return performance_registers<parts>{parts_};
+    }
+    /// Strict mode's findings, for the VMM to take: see Options::lint.
+    [[nodiscard]] typename Options::lint& lint() noexcept
+        requires(Options::lint::enabled)
+    {
+        return parts_.strict.policy();
     }
     /// Whether guards cost a fence because the kernel refused membarrier(2).
     [[nodiscard]] bool is_quiescence_degraded() const noexcept {

@@ -130,6 +130,8 @@ public:
         }
         return false;
     }
+    /// Whether invalidations were executed that no CMD_SYNC has followed.
+    [[nodiscard]] bool owes_sync() const noexcept { return owes_sync_; }
     [[nodiscard]] std::uint64_t commands() const noexcept { return commands_; }
     [[nodiscard]] std::uint64_t syncs() const noexcept { return syncs_; }
 
@@ -238,6 +240,9 @@ private:
         case command_action::kind::sync:
             break;
         }
+        using enum command_action::kind;
+        owes_sync_ = owes_sync_ || action.what == streams || action.what == context ||
+                     action.what == command_action::kind::invalidate;
     }
 
     /// Starts what the CMD_SYNC waits for. True = it is complete already.
@@ -269,7 +274,7 @@ private:
             out |= from.queue.stop(registers_, spec::CERROR_ATC_INV_SYNC);
             return false;
         }
-        from.invalidated = false;
+        from.invalidated = owes_sync_ = false;
         consume(from);
         ++syncs_;
         if (!from.interrupt) return true;
@@ -303,6 +308,7 @@ private:
     std::size_t turn_ = 0;
     bool acknowledge_owed_ = false;
     bool resetting_ = false;
+    bool owes_sync_ = false;
     std::uint64_t commands_ = 0;
     std::uint64_t syncs_ = 0;
 };
