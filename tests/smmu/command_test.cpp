@@ -697,10 +697,9 @@ TEST_CASE("what the other commands carry", "[smmu][command]") {
     CHECK(raw(a.stream()) == 7);
     CHECK(raw(a.substream) == 0x12345);
 
-    a = decode(with_opcode(0x07)); // CFGI_VMS_PIDM
-    CHECK(a.what == kind::streams);
-    CHECK(a.first_stream == 0);
-    CHECK(a.last_stream == 0xffff'ffff);
+    a = decode(with<spec::CMD_CFGI::VMID>(with_opcode(0x07), 0xbeef));
+    CHECK(a.what == kind::partitions);
+    CHECK(raw(a.scope.tag.vm) == 0xbeef);
 
     a = decode(with<spec::CMD_ATC_INV::Address>(of_stream(0x40, 0xfffff), 0x12345));
     CHECK(a.what == kind::invalidate_atc);

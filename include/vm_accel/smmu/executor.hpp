@@ -30,6 +30,10 @@ public:
                                        action.last_stream, action.substream);
     }
 
+    void forget_partitions(const command_action& action) noexcept {
+        parts_.attachments.empty_slots_of(parts_.configurations, action.scope.tag.vm);
+    }
+
     /// No more than a few translations: the rest of a large request is worth
     /// less than the time that it takes (4.2.2).
     void prefetch(const command_action& action) noexcept {

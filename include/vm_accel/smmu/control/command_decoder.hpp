@@ -18,6 +18,7 @@ struct command_action {
         illegal,          ///< CERROR_ILL
         streams,          ///< forget the configurations of [first_stream, last_stream]
         context,          ///< forget what the CD of `stream()` and `substream` gave
+        partitions,       ///< forget what the VMS of the VMID in `scope` gave
         invalidate,       ///< forget the translations in `scope`, and in `also`
         prefetch,         ///< load the configuration of `stream()`, and `pages` translations
         invalidate_atc,   ///< the device shall forget [first, last]
@@ -158,9 +159,8 @@ template <smmu_features F>
         return secure || !F.stage1 ? command_action::illegal()
                                    : command_action::of_streams(sid, sid);
     case CMD_CFGI_VMS_PIDM:
-        // What a VMS gave is part of the configurations of its streams, whichever they are.
-        return secure || !F.mpam ? command_action::illegal()
-                                 : command_action::of_streams(0, 0xffff'ffff);
+        if (secure || !F.mpam) return command_action::illegal();
+        return {.what = kind::partitions, .scope = {.tag = {stream_world::ns_el1, vm, {}}}};
     case CMD_PREFETCH_CONFIG:
         return secure ? command_action::illegal()
                       : with_substream(command_action::of_stream(kind::prefetch, sid));

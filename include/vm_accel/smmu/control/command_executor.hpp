@@ -19,7 +19,8 @@ enum class atc_progress : std::uint8_t {
 /// The control plane calls these under the control lock; none may wait, and
 /// none may call back into the control plane.
 /// - forget_streams: the decoded configurations of StreamIDs [first, last] are
-///   out of date; forget_context: those made from one CD of one stream.
+///   out of date; forget_context: those made from one CD of one stream;
+///   forget_partitions: those that a VMID's VMS had a part in.
 /// - prefetch: kind::prefetch. Raises no event, marks nothing dirty.
 /// - invalidate_atc, answer_pages, resume, terminate_stalls: the command of that
 ///   name, not called while SMMUEN = 0 for the first two (they are ignored).
@@ -32,6 +33,7 @@ template <class E>
 concept command_executor = requires(E& executor, const command_action& action, std::uint32_t id) {
     { executor.forget_streams(id, id) } noexcept -> std::same_as<void>;
     { executor.forget_context(action) } noexcept -> std::same_as<void>;
+    { executor.forget_partitions(action) } noexcept -> std::same_as<void>;
     { executor.prefetch(action) } noexcept -> std::same_as<void>;
     { executor.invalidate_atc(action) } noexcept -> std::same_as<effects>;
     { executor.answer_pages(action) } noexcept -> std::same_as<effects>;

@@ -214,6 +214,10 @@ private:
             executor.forget_context(action);
             from.invalidated = true;
             break;
+        case command_action::kind::partitions:
+            executor.forget_partitions(action);
+            from.invalidated = true;
+            break;
         case command_action::kind::invalidate:
             forget(action.scope);
             if (action.also) forget(*action.also);
