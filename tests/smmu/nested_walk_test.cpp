@@ -109,7 +109,9 @@ TEST_CASE("stage 2 of each granule, size and start level", "[smmu][walk]") {
                 CHECK(got.output_base == output);
                 CHECK(got.global);
                 if (input_bits == 52) continue; // no larger IPA
+                const unsigned loads = m.loads; // nothing is read beyond the first tables
                 const walk_result beyond = walk(m, regimes, ipa | u64{1} << input_bits);
+                CHECK(m.loads == loads);
                 CHECK(beyond.event == F_TRANSLATION);
                 CHECK(beyond.stage2);
                 CHECK(beyond.cls == IN);

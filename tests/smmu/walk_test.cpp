@@ -435,6 +435,16 @@ TEST_CASE("a contiguous run is one page, if it really is one", "[smmu][walk]") {
     CHECK(walk(m, regimes, inside).output_base == output + (count << size));
 }
 
+TEST_CASE("a run does not reach beyond the output size", "[smmu][walk]") {
+    sparse_memory m;
+    tree t = stage1_tree(m, {12, false}, 48);
+    for (u64 i = 0; i < 16; ++i) // 16 GiB, of which 4 are addresses
+        t.map(i << 30, leaf(t.form, i << 30, 1, AF | AP1 | contiguous), 1);
+    CHECK(walk(m, stage1_of(t, 36), 0x4000'0000).size_log2 == 34);
+    CHECK(walk(m, stage1_of(t, 32), 0x4000'0000).size_log2 == 30);
+    CHECK(walk(m, stage1_of(t, 32), u64{7} << 30).event == F_ADDR_SIZE);
+}
+
 TEST_CASE("a run is never larger than the input", "[smmu][walk]") {
     sparse_memory m;
     tree t = stage1_tree(m, {12, false}, 15); // 8 pages, and a run would be 16
