@@ -43,6 +43,7 @@ struct alignas(64) stream_configuration {
     /// STE.PRIVCFG and INSTCFG, on bit 1 (privileged) and bit 2 (instruction).
     std::uint8_t attributes_kept = 0b110;
     std::uint8_t attributes_forced = 0;
+    std::uint8_t ignored_top_bytes = 0; ///< TBI0 on bit 0, TBI1 on bit 1
     /// Null = nothing of this configuration may be cached.
     const translation_context* context = nullptr;
     pa_range window{};
@@ -80,11 +81,10 @@ struct alignas(64) stream_configuration {
 
     /// The address as the TLB and the walker see it: without an ignored top byte.
     [[nodiscard]] std::uint64_t canonical(std::uint64_t address) const noexcept {
-        const auto& half = regimes.stage1.half;
-        if (!half[0].ignore_top_byte && !half[1].ignore_top_byte) return address;
-        if (mode != stream_mode::translate) return address;
+        if (ignored_top_bytes == 0) [[likely]]
+            return address;
         const bool upper = (address >> 55 & 1) != 0;
-        if (!half[upper ? 1 : 0].ignore_top_byte) return address;
+        if ((ignored_top_bytes >> (upper ? 1 : 0) & 1) == 0) return address;
         constexpr std::uint64_t top_byte = std::uint64_t{0xff} << 56;
         return upper ? address | top_byte : address & ~top_byte;
     }

@@ -155,6 +155,8 @@ decode_cd(const spec::cd& context, const context_use& use, stream_configuration&
 
     out.mode = stream_mode::translate;
     out.regimes.stage1_enabled = true;
+    out.ignored_top_bytes = static_cast<std::uint8_t>((regime.half[0].ignore_top_byte ? 1U : 0U) |
+                                                      (regime.half[1].ignore_top_byte ? 2U : 0U));
     out.identity.tag.space =
         asid{one_half ? std::uint16_t{0} : static_cast<std::uint16_t>(get<C::ASID>(context))};
     const std::array<std::uint64_t, 4> words = deciding_words(context);

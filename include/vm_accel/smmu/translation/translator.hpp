@@ -133,7 +133,8 @@ public:
             if (decode(memory_, true, subject, asked, registers, decoded)) return;
             configuration = configurations_.publish(slot, ticket, decoded);
         }
-        if (configuration == nullptr || configuration->context == nullptr || asked.length == 0) {
+        if (configuration == nullptr || configuration->context == nullptr ||
+            !serves(*configuration, asked) || asked.length == 0) {
             return;
         }
         const std::uint64_t address = configuration->canonical(raw(asked.address));
@@ -162,6 +163,8 @@ private:
            Registers& registers, stream_configuration& out) noexcept {
         if (subject.managed) {
             out = untranslated(stream_world::managed, subject.window, subject.incoming, false);
+            out.is_substream = asked.has_substream;
+            out.substream = asked.substream;
             return std::nullopt;
         }
         guest_tables<View> tables{memory, updates};
