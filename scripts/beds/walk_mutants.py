@@ -89,6 +89,10 @@ MUTANTS = [
      "return stage2 == 2 ? stage1 & ~write_back : stage1;", "return stage1;"),
     ("the stronger shareability loses", TYPES,
      "a == 2 || b == 2 ? 2 : a == 3 || b == 3 ? 3 : 0;", "a < b ? a : b;"),
+    ("a contiguous run gives its first page's address to all", STAGE1,
+     "r.output_base = decoded.address >> size << size;", "r.output_base = decoded.address;"),
+    ("a contiguous run of stage 2 gives its first page's address to all", STAGE2,
+     "r.output_base = decoded.address >> size << size;", "r.output_base = decoded.address;"),
     ("DS takes shareability from the descriptor", STAGE1,
      "? half.shareability", "? static_cast<unsigned>(spec::stage1_leaf::SH::of(*descriptor))"),
 ]

@@ -58,6 +58,7 @@ enum dimension_index : std::size_t {
     d_flips,
     d_base,
     d_level,
+    d_run,
     d_count
 };
 
@@ -110,6 +111,7 @@ const std::vector<dimension> dimensions{
     {"bits turned over", {"0", "1", "2", "3"}},
     {"first table", {"aligned", "low bits set", "misplaced"}},
     {"level of the fault", {"-1", "0", "1", "2", "3"}},
+    {"contiguous leaves", {"none", "hint alone", "whole run"}},
 };
 
 using statistics = coverage<d_count>;
@@ -224,7 +226,10 @@ private:
             r.walks = static_cast<std::uint32_t>(builder.walks.size());
             for (const asked& a : builder.walks) {
                 walks_.push_back({a.address, 0, a.at, 0});
-                records_.push_back({question_of(a.at), {}, 0, 0});
+                question asks = question_of(a.at);
+                // NS-EL2 has one privilege level, whatever an access says.
+                if (r.config.world == regime::el2) asks.privileged = (a.address >> 4 & 1) != 0;
+                records_.push_back({asks, {}, 0, 0});
             }
             trees_.push_back(r);
         }
@@ -404,7 +409,7 @@ private:
         other.type = library.type;
         if (c.stage2 && same(other, library)) {
             walk_again();
-            const auto [stage1, stage2] = leaf_types(c, tree_number(t));
+            const auto [stage1, stage2] = leaf_types(c);
             if (device_normal_applies(stage1, stage2, library.type, machine.type)) {
                 return known(deviation::device_normal);
             }
@@ -461,15 +466,16 @@ private:
         return c.halves[c.world != regime::el2 && (walks_[i].address >> 55 & 1) != 0 ? 1 : 0];
     }
     /// Memory types that the leaves of the last walk give, stage 1's first.
-    [[nodiscard]] std::pair<unsigned, unsigned> leaf_types(const configuration& c,
-                                                           std::uint32_t tree) const {
+    [[nodiscard]] std::pair<unsigned, unsigned> leaf_types(const configuration& c) const {
         unsigned stage1 = c.incoming_normal ? 0xff : 0;
         unsigned stage2 = 0;
+        u64 run = 0; // of the leaf that was read last, if it says that it is in one
         for (auto [at, value] : trace_.reads) {
-            // What a contiguous run has besides is none of this tree's.
-            if (!tables_.belongs_to(at, tree)) continue;
+            constexpr u64 largest_run = 128 * 8;
+            if (run != 0 && at / largest_run == run / largest_run) continue;
             const bool first = tables_.owner_of(at) == owner::stage1;
             if (first ? c.big_endian : c.s2big_endian) value = __builtin_bswap64(value);
+            run = (value >> 52 & 1) != 0 ? at : 0;
             if (first) {
                 stage1 = static_cast<unsigned>(c.mair >> 8 * (value >> 2 & 7) & 0xff);
             } else {
@@ -517,6 +523,7 @@ private:
         s.count(d_stages, stages);
         s.count(d_at, walks_[i].at);
         s.count(d_flips, t.facts.flips);
+        s.count(d_run, t.facts.run);
         s.count(d_canonical, t.facts.not_canonical ? 1 : 0);
         s.count(d_base, t.facts.outside_memory ? 2 : t.facts.misaligned_table ? 1 : 0);
         s.count(d_endian, (c.big_endian ? 1U : 0U) + (c.s2big_endian ? 2U : 0U));

@@ -34,6 +34,7 @@ struct tree_facts {
     int stage1_leaf = -2;
     int stage2_leaf = -2; ///< of the output
     unsigned flips = 0;
+    unsigned run = 0; ///< contiguous: 0 none, 1 the hint alone, 2 a whole run
     bool not_canonical = false;
     bool outside_memory = false;
     bool misaligned_table = false;
@@ -213,16 +214,37 @@ private:
         return leaf_common(output, config.s2granule, level, config.s2ds) | attributes << 2 |
                access << 6 | random_.bits(2) << 53;
     }
-    /// A leaf that belongs to a contiguous group has the address that its place asks for.
-    [[nodiscard]] u64 contiguous(u64 descriptor, u64& output, u64 input, unsigned granule,
-                                 int level, bool ds) {
-        if (!random_.percent(8)) return descriptor;
-        const unsigned group = granule == 12 ? 4 : granule == 16 ? 5 : level == 3 ? 7 : 5;
+    [[nodiscard]] static unsigned contiguous_log2(unsigned granule, int level) {
+        return granule == 12 ? 4 : granule == 16 || level < 3 ? 5 : 7;
+    }
+    /// Makes a leaf one of a contiguous run, now and then: it then has the address that its place
+    /// asks for.
+    void make_contiguous(u64& descriptor, u64& output, u64 input, unsigned granule, int level,
+                         bool ds) {
+        if (!random_.percent(12)) return;
         const unsigned size = covered(granule, level);
-        const u64 inside = ((u64{1} << group) - 1) << size;
+        const u64 inside = ((u64{1} << contiguous_log2(granule, level)) - 1) << size;
         output = (output & ~inside) | (input & inside);
         const u64 all = address_bits(~u64{0}, granule, ds);
-        return (descriptor & ~all) | address_bits(output, granule, ds) | u64{1} << 52;
+        descriptor = (descriptor & ~all) | address_bits(output, granule, ds) | u64{1} << 52;
+        facts.run = std::max(facts.run, 1U);
+    }
+    /// Writes the other leaves of a leaf's run, as far as there is room.
+    void fill_run(const descriptor_slot& leaf, unsigned granule) {
+        if ((leaf.value >> 52 & 1) == 0 || !random_.percent(40)) return;
+        const bool swap = leaf.stage == owner::stage1 ? config.big_endian : config.s2big_endian;
+        const unsigned log2 = contiguous_log2(granule, leaf.level);
+        const unsigned size = covered(granule, leaf.level);
+        const u64 inside = ((u64{1} << log2) - 1) << size;
+        const u64 first = leaf.at & ~((u64{8} << log2) - 1);
+        for (u64 i = 0; i < u64{1} << log2; ++i) {
+            const u64 at = first + i * 8;
+            if (at == leaf.at) continue;
+            if (!memory_.take(at, leaf.stage)) return;
+            const u64 value = (leaf.value & ~inside) | i << size;
+            memory_.put(at, swap ? __builtin_bswap64(value) : value);
+        }
+        facts.run = 2;
     }
     [[nodiscard]] int choose_leaf(unsigned granule, int start, bool ds) {
         if (random_.percent(2))
@@ -274,8 +296,9 @@ private:
             table = s->next;
         }
     }
-    /// Maps the leaf around `address`; false = there is no room, or something else is there.
-    [[nodiscard]] bool map(u64 address, u64 output, int leaf) {
+    /// Maps the leaf around `address`, to `output` or, if that is `movable`, near it. False = there
+    /// is no room, or something else is there.
+    [[nodiscard]] bool map(u64 address, u64 output, int leaf, bool movable) {
         const unsigned granule = config.s2granule;
         const unsigned bits = 64 - config.s2tsz;
         const int start = stage2_start(config);
@@ -308,10 +331,9 @@ private:
                 const unsigned size = covered(granule, level);
                 u64 out = output >> size << size;
                 u64 value = stage2_leaf(out, level);
-                u64 moved = out;
-                const u64 grouped = contiguous(value, moved, address, granule, level, config.s2ds);
-                if (moved == out) value = grouped; // never moves what something relies on
+                if (movable) make_contiguous(value, out, address, granule, level, config.s2ds);
                 add({at, at, out, value, level, owner::stage2, true});
+                fill_run(slots.back(), granule);
                 return true;
             }
             const u64 below = address >> covered(granule, level + 1) & mask;
@@ -343,7 +365,7 @@ private:
         const int leaf = choose_leaf(config.s2granule, start, config.s2ds);
         const u64 out = output(output_bits(config.s2ps, config.s2granule, config.s2ds));
         if (random_.percent(2)) return; // not mapped
-        if (map(address, out, leaf)) facts.stage2_leaf = leaf;
+        if (map(address, out, leaf, true)) facts.stage2_leaf = leaf;
     }
     u64 stage2_path() {
         const unsigned bits = std::clamp(64 - config.s2tsz, 13U, 52U);
@@ -371,7 +393,7 @@ private:
                                    : tables::first >> size << size;
                 if (tables::contains(frame | inside) || leaf == 3) break;
             }
-            if (!map(address, frame, leaf)) return std::nullopt;
+            if (!map(address, frame, leaf, false)) return std::nullopt;
             at = mapped(address);
         }
         if (!at || !memory_.take(*at, owner::stage1)) return std::nullopt;
@@ -436,8 +458,9 @@ private:
                 const unsigned size = covered(granule, level);
                 u64 out = stage1_output(granule) >> size << size;
                 u64 value = stage1_leaf(out, granule, level);
-                value = contiguous(value, out, input, granule, level, config.ds);
+                make_contiguous(value, out, input, granule, level, config.ds);
                 add({seen, *at, out, value, level, owner::stage1, true});
+                fill_run(slots.back(), granule);
                 facts.stage1_leaf = level;
                 const u64 ipa = out | (input & ((u64{1} << size) - 1));
                 if (config.stage2) map_output(ipa);
