@@ -177,7 +177,9 @@ private:
     bool stage2_of_structures(const world& w, const transfer& t, spec::event_record& record) {
         const std::uint64_t type = get<R::Type>(record);
         const std::uint64_t cls = get<R::CLASS>(record);
-        if (type < 0x10 || type > 0x13 || get<R::S2>(record) == 0 || cls == 2) return true;
+        const bool abort = type == static_cast<std::uint64_t>(spec::event_id::F_WALK_EABT);
+        if (!abort && (type < 0x10 || type > 0x13)) return true;
+        if (get<R::S2>(record) == 0 || cls == 2) return true;
         if (cls == 0) {
             if (get<R::RnW>(record) == 0) {
                 set<R::RnW>(record, 1);
@@ -185,6 +187,9 @@ private:
             }
             return true;
         }
+        set<R::S2>(record, 0);
+        note(known_error::table_fault_is_stage1);
+        if (abort) return true;
         const address_space& space = w.spaces[w.streams[t.device].space];
         const table_tree& tree = space.tree[get<R::InputAddr>(record) >> 55 & 1];
         const std::uint64_t ipa = get<R::IPA>(record) << R::IPA::low;
@@ -193,8 +198,6 @@ private:
             set<R::IPA>(record, base >> R::IPA::low);
             note(known_error::table_ipa_is_base);
         }
-        set<R::S2>(record, 0);
-        note(known_error::table_fault_is_stage1);
         return get<spec::cd::R>(space.descriptor) != 0;
     }
     /// Turns F_ADDR_SIZE into what the golden model finds first in the same leaf.

@@ -239,6 +239,10 @@ private:
         m.leaves.push_back(run);
         seen_.count("stage-2 leaf level", std::to_string(run.level));
     }
+    /// An IPA of the tables that stage 2 maps where no memory is.
+    static std::uint64_t nowhere(const machine_space& m) {
+        return m.table_window + (16U << 20) - 0x1'0000;
+    }
     /// Stage 2 of the memory that a nested space's tables are in.
     void map_table_memory(machine_space& m, std::uint64_t physical, std::uint64_t bytes) {
         const std::uint64_t page = std::uint64_t{1} << m.tree.granule;
@@ -586,7 +590,14 @@ private:
             if (space.nested) cd = cd - tables + m.table_window;
             set<S::S1ContextPtr>(e, cd >> S::S1ContextPtr::low);
             if (random_.percent(2)) {
-                set<S::S1ContextPtr>(e, hole >> S::S1ContextPtr::low);
+                // Where no memory is, or where stage 2 leads nowhere.
+                std::uint64_t place = hole;
+                if (space.nested) {
+                    const bool beyond =
+                        m.tree.input_bits < features_.output_bits && random_.percent(50);
+                    place = beyond ? std::uint64_t{1} << m.tree.input_bits : nowhere(m);
+                }
+                set<S::S1ContextPtr>(e, place >> S::S1ContextPtr::low);
                 seen_.count("CD", "elsewhere");
             }
             set<S::S1DSS>(e, 2);
