@@ -437,7 +437,7 @@ TEST_CASE("a contiguous run is one page, if it really is one", "[smmu][walk]") {
 
 TEST_CASE("a run does not reach beyond the output size", "[smmu][walk]") {
     sparse_memory m;
-    tree t = stage1_tree(m, {12, false}, 48);
+    tree t{m, {12, false}, 48, 0, 0x100'0000, 0x110'0000};
     for (u64 i = 0; i < 16; ++i) // 16 GiB, of which 4 are addresses
         t.map(i << 30, leaf(t.form, i << 30, 1, AF | AP1 | contiguous), 1);
     CHECK(walk(m, stage1_of(t, 36), 0x4000'0000).size_log2 == 34);
