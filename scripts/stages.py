@@ -376,6 +376,32 @@ class Stages:
             else:
                 self.results.fail(name, output)
 
+    def judge(self, *command):
+        """Runs a comparison with something that nobody here wrote, or plants defects under one.
+
+        It ends with "cases N, different N", which is one test, or "mutants N, caught N".
+        """
+        name = " ".join(command)
+        say(f"  {elapsed()} {name}")
+        status, output = run(command, progress=name)
+        reasons = SKIP.findall(output)
+        cases = re.search(r"^cases (\d+), different 0$", output, re.M)
+        mutants = re.search(r"^mutants (\d+), caught (\d+)$", output, re.M)
+        if status == 0 and cases and int(cases[1]) > 0:
+            self.results.ok()
+            say("  " + cases[0])
+        elif status == 0 and mutants and int(mutants[1]) == int(mutants[2]) > 0:
+            self.results.ok(int(mutants[2]))
+            say("  " + mutants[0])
+        elif status == 77 and reasons:
+            self.results.skip(name, *reasons)
+        else:
+            self.results.fail(name, output)
+
+    def walk_oracle(self):
+        """random tables walked by an emulated processor and by the library: the same answers"""
+        self.judge("scripts/walk_oracle", "--seed", "20250601", "--cases", "500000")
+
     def arm64(self):
         """the tests of KVM and of this system's calls, built for arm64, in an emulated machine"""
         from beds import debian, machines  # here, as only this stage needs them
@@ -417,6 +443,7 @@ class Stages:
             self.results.ok(int(counts[1]))
         else:
             self.results.fail("scripts/mutants", output)
+        self.judge("scripts/walk_oracle", "--mutants")
         clang = Build(self.results, "clang", "release", "-DCMAKE_CXX_COMPILER=clang++-19")
         if clang.make("unit_tests", "concurrent_tests", "static_tests"):
             clang.catch("unit_tests")
@@ -437,7 +464,7 @@ class Stages:
 
 
 ALL = ["packages", "formatting", "unit", "compile_fail", "structure", "consumers", "programs",
-       "lone_headers", "sanitizers", "threads", "tidy", "arm64", "demo"]
+       "lone_headers", "sanitizers", "threads", "tidy", "walk_oracle", "arm64", "demo"]
 QUICK = ["formatting", "unit", "compile_fail", "structure"]
 SLOWER = ["slower"]
 

@@ -84,16 +84,23 @@ def command(path=None):
             raise BedError(f"{path} is older than {NEEDED[0]}.{NEEDED[1]}; give a newer one")
         return prefix
     codename = debian.host_codename()
+    try:
+        return _from_archive(codename)
+    except debian.NotInArchive as error:
+        raise debian.NotInArchive(f"no QEMU of the series after {codename}: {error}") from error
+
+
+def _from_archive(codename):
     suite = debian.next_codename(codename)
     if suite is None:
-        raise debian.NotInArchive(f"no Debian suite after {codename} is known; "
-                                  "give the path of a QEMU")
+        raise debian.NotInArchive("no later Debian suite is known; give the path of a QEMU")
     FOLDER.mkdir(parents=True, exist_ok=True)
     with open(FOLDER / "lock", "w", encoding="utf-8") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # another oracle may be unpacking it
         prefix = _prefix(_unpack(suite))
-    if _version(prefix) < NEEDED:
-        raise debian.NotInArchive(f"Debian {suite} has QEMU older than {NEEDED[0]}.{NEEDED[1]}; "
-                                  "give the path of a newer one")
-    say("QEMU " + ".".join(map(str, _version(prefix))) + f" of Debian {suite}")
+    version = _version(prefix)
+    if version < NEEDED:
+        raise debian.NotInArchive(f"Debian {suite} has QEMU {version[0]}.{version[1]}, older than "
+                                  f"{NEEDED[0]}.{NEEDED[1]}; give the path of a newer one")
+    say(f"QEMU {version[0]}.{version[1]} of Debian {suite}")
     return prefix
