@@ -67,6 +67,7 @@ struct address_space {
     std::uint16_t asid = 0;
     bool nested = false;
     bool hierarchical = false; ///< table attributes are in use; then everything is mapped well
+    bool globals = false;      ///< some leaves are global: no invalidation by ASID reaches them
     bool tags_used = false;    ///< the top byte is ignored, and accesses use it
     spec::cd descriptor{};
     std::uint64_t place = 0; ///< of the CD, physical

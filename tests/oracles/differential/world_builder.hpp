@@ -46,25 +46,25 @@ public:
         const unsigned output = stage1_output_bits(space.descriptor, features_.output_bits);
         const unsigned kind = space.hierarchical ? 0 : static_cast<unsigned>(random_.below(100));
         std::uint64_t target = space.nested ? nested_target(w, space)
-                                            : physical_target(space.hierarchical ? 100U : 85U);
-        std::uint64_t attributes = stage1_attributes(space.hierarchical);
+                                            : physical_target(space.hierarchical ? 100U : 93U);
+        std::uint64_t attributes = stage1_attributes(space);
         const char* what = "mapped";
         std::uint64_t type = run.level == 3 ? 3 : 1;
         if (kind < 74) {
             // as it is
-        } else if (kind < 80) {
+        } else if (kind < 79) {
             type = random_.pick<std::uint64_t>({0, 2});
             what = "invalid";
         } else if (kind < 82 && run.level == 3) {
             type = 1;
             what = "reserved";
-        } else if (kind < 84) {
+        } else if (kind < 86) {
             attributes &= ~(std::uint64_t{1} << 10);
             what = "access flag clear";
-        } else if (kind < 90) {
+        } else if (kind < 92) {
             attributes |= std::uint64_t{1} << 7;
             what = "read-only";
-        } else if (kind < 94) {
+        } else if (kind < 95) {
             attributes &= ~(std::uint64_t{1} << 6);
             what = "privileged only";
         } else if (output < 48) {
@@ -80,7 +80,7 @@ public:
         note_point(space.points, run,
                    {run.address + (target & (bytes * run.count - 1) & ~std::uint64_t{0xfff}), bytes,
                     run.slot});
-        if (run.count == 1 && random_.percent(8) && !space.hierarchical) {
+        if (run.count == 1 && random_.percent(5) && !space.hierarchical) {
             flip_bit(run);
             seen_.count("stage-1 leaf", "a bit flipped");
         }
@@ -89,25 +89,25 @@ public:
         const unsigned bits = entry_bits(m.tree.granule, run.level);
         const std::uint64_t bytes = std::uint64_t{1} << bits;
         const unsigned kind = static_cast<unsigned>(random_.below(100));
-        std::uint64_t target = physical_target(88);
+        std::uint64_t target = physical_target(94);
         std::uint64_t attributes = stage2_attributes(3);
         const char* what = "mapped";
         std::uint64_t type = run.level == 3 ? 3 : 1;
-        if (kind < 66) {
+        if (kind < 80) {
             // as it is
-        } else if (kind < 73) {
+        } else if (kind < 84) {
             type = random_.pick<std::uint64_t>({0, 2});
             what = "invalid";
-        } else if (kind < 77 && run.level == 3) {
+        } else if (kind < 86 && run.level == 3) {
             type = 1;
             what = "reserved";
-        } else if (kind < 83) {
+        } else if (kind < 89) {
             attributes &= ~(std::uint64_t{1} << 10);
             what = "access flag clear";
-        } else if (kind < 90) {
+        } else if (kind < 94) {
             attributes = stage2_attributes(1);
             what = "read-only";
-        } else if (kind < 95) {
+        } else if (kind < 97) {
             attributes = stage2_attributes(0);
             what = "no access";
         } else if (m.output_bits(features_.output_bits) < 48) {
@@ -316,6 +316,8 @@ private:
             }
         }
         space.hierarchical = !space.nested && random_.percent(6);
+        space.globals = random_.percent(30);
+        seen_.count("global leaves", space.globals ? "some" : "none");
         const std::uint64_t delta = space.nested ? m.table_window - tables : 0;
         const unsigned which = static_cast<unsigned>(random_.below(10));
         space.enabled = {which < 7 || space.hierarchical, which > 4};
@@ -344,7 +346,7 @@ private:
             for (unsigned i = 0; i < leaves; ++i)
                 add_stage1_leaf(w, space, half);
         }
-        if (random_.percent(5) && !space.hierarchical) break_cd(space);
+        if (random_.percent(4) && !space.hierarchical) break_cd(space);
         write_cd(space);
         w.spaces.push_back(std::move(space));
     }
@@ -387,7 +389,7 @@ private:
             space.tags_used = true;
         }
         // Large enough for the tables' own addresses, or the CD is illegal.
-        std::uint64_t ips = random_.percent(50) ? 4 : random_.below(6);
+        std::uint64_t ips = random_.percent(75) ? 4 : random_.below(6);
         if (space.nested) {
             const std::uint64_t end = m.table_window + (16U << 20);
             while (ips < 5 && end >> (ips == 0 ? 32 : ips == 1 ? 36 : ips == 2 ? 40 : 42) != 0) {
@@ -498,19 +500,21 @@ private:
         memory_.store64(slot, memory_.load64(slot) | random_.below(16) << 59);
         seen_.count("table attributes", "used");
     }
-    std::uint64_t stage1_attributes(bool plain) {
+    std::uint64_t stage1_attributes(const address_space& space) {
         std::uint64_t a = std::uint64_t{1} << 10 | std::uint64_t{1} << 6;
-        a |= random_.below(8) << 2 | random_.below(4) << 8 | random_.below(2) << 11;
+        a |= random_.below(8) << 2 | random_.below(4) << 8;
+        a |= (space.globals ? random_.below(2) : 1) << 11;
         a |= random_.below(4) << 53 | random_.below(16) << 55;
-        if (!plain && random_.percent(20)) a |= random_.below(16) << 59 | random_.below(2) << 51;
+        if (!space.hierarchical && random_.percent(20))
+            a |= random_.below(16) << 59 | random_.below(2) << 51;
         return a;
     }
     /// Flips a bit that neither moves the output to other memory that exists nor makes a table of
     /// a block.
     void flip_bit(const leaf_run& run) {
-        const unsigned bit = random_.pick<unsigned>({0,  1,  2,  3,  4,  6,  7,  8,  9,  10, 11, 26,
-                                                     27, 28, 29, 31, 33, 36, 40, 41, 42, 43, 51, 53,
-                                                     54, 55, 56, 57, 58, 59, 60, 61, 62, 63});
+        const unsigned bit = random_.pick<unsigned>({0,  1,  2,  3,  4,  6,  7,  8,  9,  10, 26,
+                                                     27, 28, 29, 31, 33, 36, 40, 41, 42, 43, 51,
+                                                     53, 54, 55, 56, 57, 58, 59, 60, 61, 62, 63});
         const std::uint64_t flipped = memory_.load64(run.slot) ^ std::uint64_t{1} << bit;
         if (run.level == 3 || (flipped & 3) != 3) memory_.store64(run.slot, flipped);
     }
@@ -738,7 +742,7 @@ private:
     }
     std::uint64_t nested_target(const world& w, const address_space& space) {
         const machine_space& m = w.machines[space.machine];
-        if (!m.points.empty() && random_.percent(88)) {
+        if (!m.points.empty() && random_.percent(94)) {
             return m.points[static_cast<std::size_t>(random_.below(m.points.size()))].address &
                    ~std::uint64_t{0xfff};
         }

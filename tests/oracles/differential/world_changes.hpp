@@ -57,6 +57,16 @@ private:
         did("stage-1 leaf");
         invalidate_leaf(w, space, run);
     }
+    /// By ASID, or by VMID where the ASID would leave global leaves.
+    void invalidate_space(const world& w, const address_space& space) {
+        if (space.globals) {
+            told("TLBI_NH_ALL");
+            send(spec::tlbi_nh_all(vmid_of(w, space)));
+        } else {
+            told("TLBI_NH_ASID");
+            send(spec::tlbi_nh_asid(vmid_of(w, space), vm_accel::asid{space.asid}));
+        }
+    }
     void invalidate_leaf(const world& w, const address_space& space, const leaf_run& run) {
         const auto vm = vmid_of(w, space);
         const vm_accel::asid id{space.asid};
@@ -79,15 +89,13 @@ private:
         case 2:
         case 3:
             if (space.tags_used) {
-                told("TLBI_NH_ASID");
-                send(spec::tlbi_nh_asid(vm, id));
+                invalidate_space(w, space);
                 break;
             }
             invalidate_range(space, vm, id, run);
             break;
         case 4:
-            told("TLBI_NH_ASID");
-            send(spec::tlbi_nh_asid(vm, id));
+            invalidate_space(w, space);
             break;
         case 5:
             told("TLBI_NH_ALL");
@@ -190,8 +198,7 @@ private:
         const auto vm = vmid_of(w, space);
         switch (random_.between(0, 2)) {
         case 0:
-            told("TLBI_NH_ASID");
-            send(spec::tlbi_nh_asid(vm, vm_accel::asid{space.asid}));
+            invalidate_space(w, space);
             break;
         case 1:
             told("TLBI_NH_ALL");
@@ -245,7 +252,7 @@ private:
                                 : spec::cmd_cfgi_ste(sid, random_.percent(50)));
             }
         }
-        send(spec::tlbi_nh_asid(vmid_of(w, space), vm_accel::asid{space.asid}));
+        invalidate_space(w, space);
     }
 
     void change_ste(world& w) {
