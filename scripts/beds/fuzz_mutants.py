@@ -6,7 +6,6 @@ CONTEXTS = "smmu/caches/context_table.hpp"
 SLOTS = "smmu/caches/configuration_cache.hpp"
 TRANSLATOR = "smmu/translation/translator.hpp"
 FORMAT = "smmu/translation/table_format.hpp"
-STAGE2 = "smmu/translation/stage2_walk.hpp"
 WALK = "smmu/translation/page_walker.hpp"
 MEMORY = "guest/region_map.hpp"
 COMMANDS = "smmu/control/command_decoder.hpp"
@@ -30,9 +29,9 @@ MUTANTS = [
      "bump(worlds_[static_cast<std::size_t>(scope.tag.world)]);", "", "tables"),
     ("generations are never swept", CONTEXTS,
      "return ++invalidations_ % period == 0;", "return false;", "tables"),
-    ("contexts are told apart by their ASID alone", CONTEXTS,
-     "} else if (c.identity_ != identity) {",
-     "} else if (c.identity_.tag != identity.tag) {", "tables"),
+    ("a nested page allows what stage 1 allows", WALK,
+     "r.allowed = permissions{stage1.allowed.bits() & stage2.allowed.bits()};",
+     "r.allowed = stage1.allowed;", "tables"),
     ("CMD_CFGI_STE_RANGE leaves what is decoded", CONTROL,
      "executor.forget_streams(action.first_stream, action.last_stream);", "", "tables"),
     ("an emptied slot keeps its configuration", SLOTS,
@@ -41,8 +40,9 @@ MUTANTS = [
     ("a nested page is as large as stage 1 says", WALK,
      "r.size_log2 = std::min(stage1.size_log2, stage2.size_log2);",
      "r.size_log2 = stage1.size_log2;", "tables"),
-    ("a stage-2 table of any size is indexed", STAGE2,
-     "format.first_bits(level) > spec::bits_per_level(format.granule()) + 4", "false", "tables"),
+    ("a nested page begins where stage 2's begins", WALK,
+     "r.output_base = stage2.output_base + (ipa - stage2.input_base);",
+     "r.output_base = stage2.output_base;", "tables"),
     ("a stage-1 walk starts without a page", FORMAT,
      "if (input_bits_ <= page) return 4;", "", "tables"),
     ("memory is reached before its region is found", MEMORY,

@@ -20,15 +20,27 @@ std::uint64_t descriptor(input& in) {
            ~contiguous_hint;
 }
 
-/// Puts a stage 2 under the stream that maps RAM one to one, in 39 bits of 4 KiB
-/// pages, with flags that the device keeps; alone, or below its stage 1.
+/// Puts a stage 2 under the stream: 39 bits of 4 KiB pages, flags that the device
+/// keeps; alone, or below its stage 1. RAM is mapped one to one by large blocks,
+/// but for its first 2 MiB: pages, two of them exchanged and one read-only.
 void add_stage2(machine& m, std::uint64_t ste, bool nested) {
     using E = spec::ste;
+    using L = spec::stage2_leaf;
+    constexpr std::uint64_t clean =
+        0x1 | L::MemAttr::in_place(0xf) | L::S2AP::in_place(1) | L::SH::in_place(3) | L::DBM::mask;
+    constexpr std::uint64_t page = clean | L::AF::mask | 0x2;
     const std::uint64_t table = m.take_pages();
-    constexpr std::uint64_t gibibyte = std::uint64_t{1} << 30;
-    constexpr std::uint64_t block = 0x1 | 0xf << 2 | 1 << 6 | 3 << 8; // read-only, AF clear
-    for (std::uint64_t i = 0; i < 4; ++i)
-        m.store64(table + i * 8, i * gibibyte | block | spec::stage2_leaf::DBM::mask);
+    const std::uint64_t middle = m.take_pages();
+    const std::uint64_t pages = m.take_pages();
+    m.store64(table + 8, middle | 3);
+    m.store64(middle, pages | 3);
+    for (std::uint64_t i = 1; i < 512; ++i)
+        m.store64(middle + i * 8, (guest::ram + (i << 21)) | clean);
+    for (std::uint64_t i = 0; i < 512; ++i)
+        m.store64(pages + i * 8, (guest::ram + (i << 12)) | page);
+    m.store64(pages + 3 * 8, (guest::ram + 0x4000) | page);
+    m.store64(pages + 4 * 8, (guest::ram + 0x3000) | page);
+    m.store64(pages + 5 * 8, ((guest::ram + 0x5000) | page) & ~L::DBM::mask);
     const auto config = nested ? spec::ste_config::s1_s2_translate : spec::ste_config::s2_translate;
     const std::uint64_t word0 = m.load64(ste) & ~E::Config::mask;
     m.store64(ste, word0 | E::Config::in_place(static_cast<std::uint64_t>(config)));
@@ -100,6 +112,10 @@ void tables(std::span<const std::uint8_t> bytes) {
         const std::uint64_t somewhere = stages == 2 && in.flag() ? guest::ram : 0;
         const iova address{in.flag() ? somewhere + in.below(0x40'0000) : in.take(8)};
         one.compare_with_memory(address, in.flag() ? access::read : access::write);
+        // The same few addresses again and again: what is cached meets what has changed.
+        for (const std::uint64_t low : {0x0, 0x1000, 0x20'3000, 0x20'5000})
+            one.compare_with_memory(iova{(stages == 2 ? guest::ram : 0) + low},
+                                    (step & 1) != 0 ? access::write : access::read);
         m.write32(spec::reg::EVENTQ_CONS, m.read32(spec::reg::EVENTQ_PROD));
     }
 }
