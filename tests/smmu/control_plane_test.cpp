@@ -69,9 +69,15 @@ struct bench {
         (void)executor.take();
     }
     effects write(std::uint64_t offset, std::uint64_t value, unsigned size = 4) {
-        return plane.write(offset, size, value, memory, executor, 64);
+        effects out;
+        plane.write(offset, size, value, memory, executor, 64, out);
+        return out;
     }
-    effects service() { return plane.service(memory, executor, 64); }
+    effects service() {
+        effects out;
+        plane.service(memory, executor, 64, out);
+        return out;
+    }
     void store(std::uint64_t at, const spec::command& c) {
         for (std::size_t i = 0; i < 2; ++i) {
             const std::uint64_t value = c.word[i].value();

@@ -119,8 +119,8 @@ struct smmu_assembly {
     [[nodiscard]] executor<smmu_assembly> execute_by() noexcept {
         return executor<smmu_assembly>{*this};
     }
-    [[nodiscard]] effects service() noexcept {
-        return control.service(own_memory(), execute_by(), Options::commands_per_call);
+    void service(effects& out) noexcept {
+        control.service(own_memory(), execute_by(), Options::commands_per_call, out);
     }
 
     /// Where the configuration of accesses like this one is kept. Without
@@ -298,7 +298,7 @@ struct smmu_assembly {
             {
                 const std::unique_lock held{control_mutex, std::try_to_lock};
                 if (!held) return;
-                if (look_wanted.exchange(false, std::memory_order_seq_cst)) out = service();
+                if (look_wanted.exchange(false, std::memory_order_seq_cst)) service(out);
             }
             if (deliver(out)) look_wanted.store(true, std::memory_order_seq_cst);
         }

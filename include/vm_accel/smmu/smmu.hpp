@@ -76,7 +76,7 @@ public:
         if (!is_initialized()) return 0;
         auto held = parts_.lock();
         // A driver that polls makes deferred work go on by polling.
-        if (parts_.control.read_depends_on_work(offset)) held.after = parts_.service();
+        if (parts_.control.read_depends_on_work(offset)) parts_.service(held.after);
         parts_.strict.before_read(parts_, offset, size);
         parts_.strict.after_commands(parts_);
         return parts_.registers.read(offset, size);
@@ -89,8 +89,8 @@ public:
         if (!is_initialized()) return;
         auto held = parts_.lock();
         parts_.strict.before_write(parts_, offset, size, value);
-        held.after = parts_.control.write(offset, size, value, parts_.own_memory(),
-                                          parts_.execute_by(), Options::commands_per_call);
+        parts_.control.write(offset, size, value, parts_.own_memory(), parts_.execute_by(),
+                             Options::commands_per_call, held.after);
         parts_.settle_stalls();
         parts_.strict.after_commands(parts_);
     }
@@ -104,7 +104,7 @@ public:
                 [](auto& monitor, auto& sums) { monitor.settle(sums); });
         }
         auto held = parts_.lock();
-        held.after = parts_.service();
+        parts_.service(held.after);
         parts_.strict.after_commands(parts_);
         return held.after.wake_poll;
     }

@@ -249,14 +249,12 @@ template <smmu_features F>
         using S = spec::CMD_SYNC;
         const std::uint64_t cs = get<S::CS>(c);
         if (cs == 3) return command_action::illegal();
-        command_action action;
-        action.what = kind::sync;
-        action.interrupt = cs == static_cast<std::uint64_t>(spec::sync_signal::SIG_IRQ);
-        if (F.msi && action.interrupt) {
-            action.message = {get_address<S::MSIAddress>(c),
-                              static_cast<std::uint32_t>(get<S::MSIData>(c))};
-        }
-        return action;
+        const bool interrupt = cs == static_cast<std::uint64_t>(spec::sync_signal::SIG_IRQ);
+        const bool message = F.msi && interrupt;
+        return {.what = kind::sync,
+                .interrupt = interrupt,
+                .message = {message ? get_address<S::MSIAddress>(c) : 0,
+                            static_cast<std::uint32_t>(get<S::MSIData>(c))}};
     }
     default:
         return command_action::illegal();

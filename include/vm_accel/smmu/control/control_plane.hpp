@@ -48,11 +48,11 @@ public:
         return at == spec::reg::CMDQ_CONS || at == spec::reg::CR0ACK || at == spec::reg::GBPA;
     }
 
+    /// A register write, and what it leads to. `out` is empty before.
     template <guest_memory Memory, command_executor Executor>
-    [[nodiscard]] effects write(std::uint64_t offset, unsigned size, std::uint64_t value,
-                                Memory& memory, Executor&& executor, unsigned budget) noexcept {
-        if (resetting_) return {};
-        effects out;
+    void write(std::uint64_t offset, unsigned size, std::uint64_t value, Memory& memory,
+               Executor&& executor, unsigned budget, effects& out) noexcept {
+        if (resetting_) return;
         // What was raised before the write goes where it was to go then.
         router_.route(registers_, memory, out);
         const register_effect effect = registers_.write(offset, size, value);
@@ -66,17 +66,26 @@ public:
             acknowledge_owed_ = true;
             start(acknowledge_grace_);
         }
-        serve(memory, executor, budget, out);
-        return out;
+        service(memory, executor, budget, out);
     }
 
     /// Completes what has become complete, then executes at most `budget`
     /// commands. effects::wake_poll = more are waiting.
     template <guest_memory Memory, command_executor Executor>
-    [[nodiscard]] effects service(Memory& memory, Executor&& executor, unsigned budget) noexcept {
-        effects out;
-        serve(memory, executor, budget, out);
-        return out;
+    void service(Memory& memory, Executor&& executor, unsigned budget, effects& out) noexcept {
+        if (finished(acknowledge_grace_) && acknowledge_owed_) {
+            acknowledge_owed_ = false;
+            registers_.acknowledge();
+        }
+        if (configurations_.sweep_wanted()) {
+            configurations_.sweep([this] { tlb_.invalidate(invalidation_scope::all()); });
+        }
+        // Each queue in its turn, a different one first each time.
+        for (std::size_t i = 0; i < queues_.size(); ++i) {
+            consume_from(queues_[(turn_ + i) % queues_.size()], memory, executor, budget, out);
+        }
+        turn_ = (turn_ + 1) % queues_.size();
+        router_.route(registers_, memory, out);
     }
 
     /// Makes translations inside the scope unreachable. Constant time but for
@@ -146,23 +155,6 @@ private:
         bool interrupt = false;   ///< the waiting CMD_SYNC's
         interrupt_message message{};
     };
-
-    template <guest_memory Memory, class Executor>
-    void serve(Memory& memory, Executor& executor, unsigned budget, effects& out) noexcept {
-        if (finished(acknowledge_grace_) && acknowledge_owed_) {
-            acknowledge_owed_ = false;
-            registers_.acknowledge();
-        }
-        if (configurations_.sweep_wanted()) {
-            configurations_.sweep([this] { tlb_.invalidate(invalidation_scope::all()); });
-        }
-        // Each queue in its turn, a different one first each time.
-        for (std::size_t i = 0; i < queues_.size(); ++i) {
-            consume_from(queues_[(turn_ + i) % queues_.size()], memory, executor, budget, out);
-        }
-        turn_ = (turn_ + 1) % queues_.size();
-        router_.route(registers_, memory, out);
-    }
 
     /// Takes from `budget` what it executes.
     template <guest_memory Memory, class Executor>
