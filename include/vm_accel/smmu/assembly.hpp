@@ -25,6 +25,7 @@
 #include <vm_accel/smmu/strict_mode.hpp>
 #include <vm_accel/smmu/translation/translator.hpp>
 #include <vm_accel/smmu/vocabulary/fault_injection.hpp>
+#include <vm_accel/smmu/vocabulary/saved_state.hpp>
 
 #include <atomic>
 #include <chrono>
@@ -225,6 +226,34 @@ struct smmu_assembly {
         if (record.ports == 1) note_leaving(record);
         guards.release(slot);
         attachments.release_port(record);
+    }
+
+    /// What a saved state is for: the features that decide what is in it, and
+    /// what the guest has been told.
+    [[nodiscard]] static constexpr std::uint64_t state_fingerprint() noexcept {
+        using ids = id_registers<F>;
+        std::uint64_t sum = 0xcbf2'9ce4'8422'2325;
+        for (const std::uint64_t word :
+             {std::uint64_t{ids::IDR0}, std::uint64_t{ids::IDR1}, std::uint64_t{ids::IDR3},
+              std::uint64_t{ids::IDR5}, std::uint64_t{ids::AIDR}, std::uint64_t{F.stall_max},
+              std::uint64_t{F.ecmdq_log2}, std::uint64_t{F.performance_counters}}) {
+            sum = (sum ^ word) * 0x9e37'79b9'7f4a'7c15;
+            sum ^= sum >> 29;
+        }
+        return sum;
+    }
+    /// All of the state that is saved. Caches are not: they are filled again.
+    template <class Visit>
+    void visit_state(Visit& visit) noexcept {
+        visit.section(state_section::registers);
+        registers.visit_state(visit);
+        visit.section(state_section::commands);
+        control.visit_state(visit);
+        visit.section(state_section::stalls);
+        if constexpr (F.stalls) stalls.visit_state(visit);
+        visit.section(state_section::performance);
+        if constexpr (performance_type::enabled) performance.monitor().visit_state(visit);
+        visit.section(state_section::end);
     }
 
     /// A record without ports that is detached goes away, and its sums with it.

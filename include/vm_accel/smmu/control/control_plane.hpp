@@ -118,6 +118,19 @@ public:
         resetting_ = false;
     }
 
+    /// See saved_state.hpp. A CMD_SYNC that waits is not kept: CONS stands on it,
+    /// and it is executed again.
+    template <class Visit>
+    void visit_state(Visit& visit) noexcept {
+        for (consumer& c : queues_)
+            visit(c.sent_to_atc, 1);
+    }
+    /// The registers have been restored: what they owe is done again.
+    void restored() noexcept {
+        acknowledge_owed_ = true;
+        start(acknowledge_grace_);
+    }
+
     /// Starts waiting for every guard that is open now.
     void start(grace_period& grace) noexcept {
         if (!grace.carries_retired) grace.carries_retired = configurations_.grace_started();

@@ -125,32 +125,29 @@ public:
     /// The message could not be written.
     void message_aborted() noexcept { irq_status_ = spec::pmcg::IRQ_STATUS_fields::IRQ_ABT::mask; }
 
-    /// Calls visit(word) for every word of state, for saving and restoring.
+    /// See saved_state.hpp. To be settled before, and rebased after a restore.
     template <class Visit>
-    void visit_state(Visit&& visit) noexcept {
+    void visit_state(Visit& visit) noexcept {
+        constexpr std::uint64_t any64 = ~std::uint64_t{0};
         for (counter_state& c : counters_) {
-            visit(c.value);
-            visit(c.shadow);
-            visit(c.type);
-            visit(c.match);
+            visit(c.value, any64);
+            visit(c.shadow, any64);
+            visit(c.type, 0xa000'ffff);
+            visit(c.match, stream_mask);
         }
-        visit(enabled_);
-        visit(interrupts_);
-        visit(overflowed_);
-        visit(irq_address_);
-        visit(irq_data_);
-        visit(irq_attributes_);
-        visit(irq_control_);
-        visit(irq_status_);
-        visit(control_);
+        for (auto* bits : {&enabled_, &interrupts_, &overflowed_})
+            visit(*bits, all_counters);
+        visit(irq_address_, spec::IRQ_CFG0::ADDR::mask);
+        visit(irq_data_, 0xffff'ffff);
+        visit(irq_attributes_, 0x3f);
+        visit(irq_control_, 1);
+        visit(irq_status_, 1);
+        visit(control_, 1);
+        visit(interrupt_wanted_, 1);
     }
     /// After a restore: counting goes on from the sums of this moment.
     template <event_source Source>
     void rebase(Source& source) noexcept {
-        constexpr std::uint64_t present = all_counters;
-        enabled_ &= present;
-        interrupts_ &= present;
-        overflowed_ &= present;
         for (unsigned n = 0; n < Shape.counters; ++n)
             counters_[n].base = sum(n, source);
     }

@@ -262,6 +262,45 @@ public:
                     std::memory_order_release);
     }
 
+    /// See saved_state.hpp. What is allowed is what a driver can have written.
+    template <class Visit>
+    void visit_state(Visit& visit) noexcept {
+        constexpr std::uint64_t any32 = 0xffff'ffff;
+        constexpr std::uint64_t any64 = ~std::uint64_t{0};
+        visit(cr0_, 0x1f);
+        visit(cr0_ack_, 0x1f);
+        visit(cr1_, 0xfff);
+        visit(cr2_, cr2_bits);
+        visit(gbpa_, 0x801f'3f1f);
+        visit(irq_ctrl_, 0x7);
+        visit(gerror_, 0x3fd);
+        visit(gerrorn_, 0x3fd);
+        visit(strtab_base_cfg_, 0x3'07ff);
+        visit(strtab_base_, base_mask);
+        for (auto* r : {&eventq_prod_, &eventq_cons_, &priq_prod_, &priq_cons_})
+            visit(*r, 0x800f'ffff);
+        for (auto* r : {&eventq_base_, &priq_base_})
+            visit(*r, queue_mask);
+        for (auto* r : {&gmpam_, &gbpmpam_})
+            visit(*r, F.mpam ? any32 : 0);
+        for (command_registers& queue : commands_) {
+            visit(queue.base, queue_mask);
+            visit(queue.prod, 0xff8f'ffff);
+            visit(queue.cons, 0xff8f'ffff);
+        }
+        for (irq_configuration& irq : irq_) {
+            visit(irq.cfg0, spec::IRQ_CFG0::ADDR::mask);
+            visit(irq.cfg1, any32);
+            const std::uint64_t cfg2 = visit(irq.cfg2, 0x8000'003f);
+            if (visit.is_loading()) {
+                last_only_.store(spec::IRQ_CFG2::LO::of(cfg2) != 0, std::memory_order_relaxed);
+            }
+        }
+        visit(atos_.sid, F.atos ? gatos_sid_bits : 0);
+        visit(atos_.address, F.atos ? any64 : 0);
+        visit(atos_result_, F.atos ? any64 : 0);
+    }
+
 private:
     struct irq_configuration {
         std::uint64_t cfg0 = 0;

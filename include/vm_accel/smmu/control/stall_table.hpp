@@ -162,6 +162,22 @@ public:
         }
     }
 
+    /// See saved_state.hpp. A ticket stays good after a restore, for whoever
+    /// knows it; restored accesses belong to no port.
+    template <class Visit>
+    void visit_state(Visit& visit) noexcept {
+        visit(turn_, 0xffff'ffff);
+        visit(any_held_, 1);
+        for (place& p : places_) {
+            const auto state = static_cast<std::uint32_t>(visit(p.state, 0xffff'ffff));
+            visit.require((state & phase_mask) <= static_cast<std::uint32_t>(phase::aborted) &&
+                          phase_of(state) != phase::taken);
+            visit(p.stream, (std::uint64_t{1} << F.stream_bits) - 1);
+            if (visit.is_loading()) p.port.store(~std::size_t{0}, std::memory_order_relaxed);
+        }
+        if (visit.is_loading()) next_turn(); // what was held back tries again
+    }
+
     /// How many accesses wait for a decision.
     [[nodiscard]] std::size_t waiting() const noexcept {
         std::size_t count = 0;
