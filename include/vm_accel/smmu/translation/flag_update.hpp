@@ -8,6 +8,7 @@
 #include <vm_accel/spec/descriptors.hpp>
 
 #include <cstdint>
+#include <type_traits>
 
 namespace vm_accel::inline v0 {
 
@@ -15,8 +16,8 @@ namespace vm_accel::inline v0 {
 /// writable). AF and DBM are the same bits at both.
 inline constexpr std::uint64_t write_bit = spec::access_permission::read_only::mask;
 static_assert(write_bit == std::uint64_t{2} << spec::stage2_leaf::S2AP::low);
-static_assert(spec::stage1_leaf::AF::mask == spec::stage2_leaf::AF::mask &&
-              spec::stage1_leaf::DBM::mask == spec::stage2_leaf::DBM::mask);
+static_assert(std::is_same_v<spec::stage1_leaf::AF, spec::stage2_leaf::AF> &&
+              std::is_same_v<spec::stage1_leaf::DBM, spec::stage2_leaf::DBM>);
 
 /// A leaf for one access. `Regime` is stage1_regime or stage2_regime.
 ///
