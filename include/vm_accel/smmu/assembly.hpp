@@ -12,6 +12,7 @@
 #include <vm_accel/smmu/caches/tlb_policy.hpp>
 #include <vm_accel/smmu/control/control_plane.hpp>
 #include <vm_accel/smmu/control/event_queue.hpp>
+#include <vm_accel/smmu/control/page_request_queue.hpp>
 #include <vm_accel/smmu/control/quiescence.hpp>
 #include <vm_accel/smmu/control/register_file.hpp>
 #include <vm_accel/smmu/control/stall_table.hpp>
@@ -23,6 +24,7 @@
 #include <vm_accel/smmu/options.hpp>
 #include <vm_accel/smmu/performance_group.hpp>
 #include <vm_accel/smmu/strict_mode.hpp>
+#include <vm_accel/smmu/translation/ats_translation.hpp>
 #include <vm_accel/smmu/translation/translator.hpp>
 #include <vm_accel/smmu/vocabulary/fault_injection.hpp>
 #include <vm_accel/smmu/vocabulary/saved_state.hpp>
@@ -148,6 +150,11 @@ struct smmu_assembly {
     }
     [[nodiscard]] outcome translate(attachment_record& record, const transaction& asked,
                                     port_counters& port_share, translation_fault& fault) noexcept {
+        if constexpr (F.ats) {
+            if (asked.translated) {
+                return ats_by().access_translated(record.subject, asked, fault);
+            }
+        }
         const outcome answer = translate_unchecked(record, asked, port_share, fault);
         if constexpr (strict_type::enabled) strict.check_access(*this, record, asked, answer);
         return answer;
@@ -218,6 +225,31 @@ struct smmu_assembly {
     }
     [[nodiscard]] bool deliver_message(stream_id stream, pa address, std::uint32_t data) noexcept {
         return sink->signal_msi(stream, address, data);
+    }
+    [[nodiscard]] auto ats_by() noexcept {
+        return ats_translation<F, own_memory_type, InterruptSink>{
+            own_memory(), *sink, stream_registers(), registers.checks_translated(),
+            registers.records_ats_errors()};
+    }
+    [[nodiscard]] ats_completion ats_translate(const attachment_record& record,
+                                               const ats_request& asked,
+                                               translation_fault& fault) noexcept {
+        return ats_by().translate(record.subject, asked, fault);
+    }
+    /// Passes a device's page request on, or answers it.
+    void request_page(attachment_record& record, const page_request& asked) noexcept {
+        auto held = lock();
+        if (record.subject.detached.load(std::memory_order_relaxed)) return;
+        const page_request_result result =
+            page_requests.push(registers, own_memory(), record.subject.stream, asked,
+                               injection.overflows(output_queue::page_requests), [&]() noexcept {
+                                   translation_fault fault;
+                                   const auto keeps = ats_by().keeps_pasid(record.subject, fault);
+                                   held.after |= this->record(fault);
+                                   return keeps;
+                               });
+        held.after |= result.out;
+        if (result.answer) record.ats->respond(*result.answer);
     }
     void release_port(attachment_record& record, guard_slot& slot) noexcept {
         const auto held = lock();
@@ -417,6 +449,7 @@ struct smmu_assembly {
     register_file<F> registers;
     event_queue<F> events;
     [[no_unique_address]] stalls_of<F> stalls;
+    page_request_queue<F> page_requests;
     quiescence_domain<quiescence> guards;
     control_plane<F, TlbPolicy, quiescence> control{tlb, configurations, registers, guards};
     attachment_set attachments;

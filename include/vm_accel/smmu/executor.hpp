@@ -4,6 +4,7 @@
 #include <vm_accel/core/address.hpp>
 #include <vm_accel/smmu/control/command_executor.hpp>
 #include <vm_accel/smmu/control/effects.hpp>
+#include <vm_accel/smmu/host/attachment.hpp>
 #include <vm_accel/smmu/translation/address_translation.hpp>
 #include <vm_accel/smmu/vocabulary/access.hpp>
 #include <vm_accel/smmu/vocabulary/outcome.hpp>
@@ -54,10 +55,40 @@ public:
         }
     }
 
-    /// Nothing is behind this yet: no device has an ATC.
-    [[nodiscard]] effects invalidate_atc(const command_action&) noexcept { return {}; }
-    [[nodiscard]] atc_progress atc() noexcept { return atc_progress::done; }
-    [[nodiscard]] effects answer_pages(const command_action&) noexcept { return {}; }
+    /// A device without an ATC is not told: it has nothing to forget.
+    [[nodiscard]] effects invalidate_atc(const command_action& action) noexcept {
+        if (ats_endpoint* const device = endpoint(action.stream())) {
+            device->invalidate({.first = action.first,
+                                .last = action.last,
+                                .has_substream = action.has_substream,
+                                .global = action.global,
+                                .substream = action.substream});
+        }
+        return {};
+    }
+    [[nodiscard]] atc_progress atc() noexcept {
+        bool failed = false;
+        bool pending = false;
+        if constexpr (F.ats) {
+            parts_.attachments.for_each([&](const attachment_record& record) {
+                if (record.ats == nullptr) return;
+                failed = record.ats->take_failure() || failed;
+                pending = record.ats->owes() || pending;
+            });
+        }
+        return failed ? atc_progress::failed : pending ? atc_progress::pending : atc_progress::done;
+    }
+    [[nodiscard]] effects answer_pages(const command_action& action) noexcept {
+        if (ats_endpoint* const device = endpoint(action.stream())) {
+            device->respond({.group = action.tag,
+                             .code = action.response == 2   ? page_response_code::success
+                                     : action.response == 1 ? page_response_code::invalid_request
+                                                            : page_response_code::failure,
+                             .has_substream = action.has_substream,
+                             .substream = action.substream});
+        }
+        return {};
+    }
 
     [[nodiscard]] effects resume(const command_action& action) noexcept {
         if constexpr (F.stalls) {
@@ -89,6 +120,14 @@ public:
     }
 
 private:
+    [[nodiscard]] ats_endpoint* endpoint(stream_id stream) noexcept {
+        if constexpr (F.ats) {
+            const attachment_record* const record = parts_.attachments.find(stream);
+            if (record != nullptr) return record->ats.get();
+        }
+        return nullptr;
+    }
+
     Parts& parts_;
 };
 

@@ -118,6 +118,9 @@ public:
         return parts_.waiting(
             [this]() noexcept -> result<> {
                 parts_.control.begin_reset(parts_.execute_by());
+                parts_.attachments.for_each([](const attachment_record& record) noexcept {
+                    if (record.ats != nullptr) record.ats->clear();
+                });
                 return {};
             },
             [this]() noexcept { parts_.control.finish_reset(); });
@@ -237,6 +240,8 @@ public:
                 return {};
             },
             [&]() noexcept { released = parts_.stream_ids.release(stream); });
+        // A CMD_SYNC may have waited for the device's ATC.
+        if (F.ats && detached) parts_.look_again();
         return detached ? released : detached;
     }
 
@@ -441,6 +446,7 @@ private:
             if (!given) return given;
             stream = *given;
         }
+        options.ats = options.ats && F.ats;
         if (!parts_.attachments.attach(device_id, window, stream, options, substream_slots)) {
             if (const result<> back = parts_.stream_ids.release(stream); !back) return fail(back);
             return host_error::out_of_memory();

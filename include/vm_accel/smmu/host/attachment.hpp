@@ -4,6 +4,7 @@
 #include <vm_accel/core/address.hpp>
 #include <vm_accel/core/fixed_text.hpp>
 #include <vm_accel/smmu/caches/configuration_cache.hpp>
+#include <vm_accel/smmu/host/ats_endpoint.hpp>
 #include <vm_accel/smmu/vocabulary/access.hpp>
 #include <vm_accel/smmu/vocabulary/memory_attributes.hpp>
 #include <vm_accel/smmu/vocabulary/statistics.hpp>
@@ -27,6 +28,9 @@ struct attach_options {
     /// Memory type and shareability of the device's accesses: what they have
     /// where the guest configures "use incoming", and nothing translates.
     memory_attributes incoming{};
+    /// A PCIe device with a translation cache: it may ask for translations and
+    /// pages, and is told what to forget. Means nothing without smmu_features::ats.
+    bool ats = false;
 };
 
 /// What a device is attached as.
@@ -59,6 +63,7 @@ struct attachment_record {
     /// For accesses with one, 2^n of them; none where there are no SubstreamIDs.
     std::unique_ptr<configuration_slot[]> substream_slots{};
     std::uint32_t substream_mask = 0;          ///< 2^n - 1
+    std::unique_ptr<ats_endpoint> ats{};       ///< null = no ATS
     std::size_t ports = 0;                     ///< under the control lock
     event_totals finished{};                   ///< of ports that are gone; likewise
     std::unique_ptr<attachment_record> next{}; ///< of the set; under the control lock

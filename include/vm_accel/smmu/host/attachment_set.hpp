@@ -48,6 +48,10 @@ public:
             if (!record->substream_slots) return false;
             record->substream_mask = static_cast<std::uint32_t>(substream_slots - 1);
         }
+        if (options.ats) {
+            record->ats.reset(new (std::nothrow) ats_endpoint);
+            if (!record->ats) return false;
+        }
         record->device_id = device_name{device_id};
         record->subject.stream = stream;
         record->subject.window = window;
@@ -64,6 +68,7 @@ public:
     /// before can no longer be published.
     void detach(attachment_record& record, configuration_cache& configurations) noexcept {
         record.subject.detached.store(true, std::memory_order_seq_cst);
+        if (record.ats != nullptr) record.ats->clear();
         empty_all(configurations, record);
         forget_if_unused(record);
     }

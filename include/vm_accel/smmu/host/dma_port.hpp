@@ -6,9 +6,11 @@
 #include <vm_accel/guest/copy.hpp>
 #include <vm_accel/smmu/host/attachment.hpp>
 #include <vm_accel/smmu/vocabulary/access.hpp>
+#include <vm_accel/smmu/vocabulary/ats.hpp>
 #include <vm_accel/smmu/vocabulary/fault.hpp>
 #include <vm_accel/smmu/vocabulary/features.hpp>
 #include <vm_accel/smmu/vocabulary/outcome.hpp>
+#include <vm_accel/smmu/vocabulary/page_request.hpp>
 #include <vm_accel/smmu/vocabulary/statistics.hpp>
 
 #include <bit>
@@ -162,6 +164,69 @@ public:
         return counted(device_->wait(ticket));
     }
 
+    /// Asks for a translation to keep (PCIe ATS). Of a device that was attached
+    /// without `ats`: unsupported. Bytes beyond the answer's piece: ask again.
+    [[nodiscard]] ats_completion ats_translate(const ats_request& asked) noexcept
+        requires(F.ats)
+    {
+        if (attachment_->ats == nullptr) return {};
+        const guard held{*this};
+        translation_fault fault;
+        const ats_completion answer = device_->ats_translate(*attachment_, asked, fault);
+        if (fault.has_event()) {
+            pending_ |= device_->record(fault);
+            has_pending_ = true;
+        }
+        return answer;
+    }
+    /// The next thing to forget, or nothing. When no access uses it any more, say
+    /// so with invalidated(): the guest's CMD_SYNC waits for that.
+    [[nodiscard]] std::optional<atc_invalidation> next_invalidation() noexcept
+        requires(F.ats)
+    {
+        if (attachment_->ats == nullptr) return std::nullopt;
+        return attachment_->ats->next_invalidation();
+    }
+    /// Also when the device refused it as unsupported (3.9.1.5).
+    void invalidated(std::uint32_t token) noexcept
+        requires(F.ats)
+    {
+        acknowledge(token, true);
+    }
+    /// The device did not answer in time: the guest's CMD_SYNC ends with
+    /// CERROR_ATC_INV_SYNC (3.9.1.4).
+    void invalidation_failed(std::uint32_t token) noexcept
+        requires(F.ats)
+    {
+        acknowledge(token, false);
+    }
+    /// Asks the guest's driver for a page (PCIe PRI). Takes the SMMU's lock for a
+    /// moment: call it with no guard open.
+    void request_page(const page_request& asked) noexcept
+        requires(F.pri)
+    {
+        if (attachment_->ats != nullptr) device_->request_page(*attachment_, asked);
+    }
+    /// The next answer to a group of page requests, or nothing.
+    [[nodiscard]] std::optional<page_response> next_page_response() noexcept
+        requires(F.pri)
+    {
+        if (attachment_->ats == nullptr) return std::nullopt;
+        return attachment_->ats->next_response();
+    }
+    /// Counts invalidations and responses as they come; wait_for_news() waits,
+    /// with no guard open, while the count is `seen`. A detach counts too.
+    [[nodiscard]] std::uint32_t news() const noexcept
+        requires(F.ats)
+    {
+        return attachment_->ats == nullptr ? 0 : attachment_->ats->news();
+    }
+    void wait_for_news(std::uint32_t seen) const noexcept
+        requires(F.ats)
+    {
+        if (attachment_->ats != nullptr) attachment_->ats->wait(seen);
+    }
+
     /// The thread promises not to open a guard until unpark(): synchronisation
     /// does not have to reach it. For device threads that go to sleep.
     void park() noexcept { device_->park_port(*slot_); }
@@ -202,6 +267,12 @@ private:
         }
         device_->act(std::exchange(pending_, {}));
     }
+    void acknowledge(std::uint32_t token, bool done) noexcept {
+        if (attachment_->ats == nullptr || !attachment_->ats->acknowledge(token, done)) return;
+        pending_.drain_commands = has_pending_ = true;
+        act(false); // when the outermost guard closes, if there is one
+    }
+
     /// A copy that waits, inside a guard that it cannot close: nothing may stall.
     class nesting {
     public:
