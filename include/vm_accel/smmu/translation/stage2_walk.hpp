@@ -43,7 +43,7 @@ template <smmu_features F, table_access Tables>
     };
     const table_format<F> format{regime.granule_bits, regime.input_bits, regime.output_bits,
                                  regime.wide_format};
-    auto level = static_cast<int>(regime.start_level);
+    int level = regime.start_level; // NOLINT(bugprone-signed-char-misuse): -1 to 3
     // A start level that the input does not reach, or reaches with more than 16
     // tables, is an illegal STE; it must not lead the walk astray.
     if (request.ipa >> format.input_bits() != 0 || format.input_bits() < format.covered(level) ||
