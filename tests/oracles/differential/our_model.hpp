@@ -44,11 +44,23 @@ public:
     using device = vm_accel::smmu<vm_accel::set_associative<64, 4>, vm_accel::bitmap_streams<65536>,
                                   vm_accel::region_map, vm_accel::counting_sink, our_options>;
 
-    our_model()
-        : ram_(static_cast<std::byte*>(::operator new(ram_bytes, std::align_val_t{4096}))),
-          smmu_(std::make_unique<device>(memory_, sink_)) {
+    our_model() : ram_(static_cast<std::byte*>(::operator new(ram_bytes, std::align_val_t{4096}))) {
         std::memset(ram_, 0, ram_bytes);
         require(memory_.add(vm_accel::pa{ram}, ram_, ram_bytes));
+        renew();
+    }
+    our_model(const our_model&) = delete;
+    our_model& operator=(const our_model&) = delete;
+    ~our_model() {
+        ports_.clear();
+        smmu_.reset();
+        ::operator delete(ram_, std::align_val_t{4096});
+    }
+
+    /// A new SMMU in front of the same memory, with the same devices.
+    void renew() {
+        ports_.clear();
+        smmu_ = std::make_unique<device>(memory_, sink_);
         require(smmu_->init());
         for (unsigned i = 0; i < device_count; ++i) {
             const std::string name = "edu" + std::to_string(i);
@@ -60,13 +72,6 @@ public:
             if (!port) throw std::runtime_error{std::string{port.error().cause.view()}};
             ports_.push_back(std::move(*port));
         }
-    }
-    our_model(const our_model&) = delete;
-    our_model& operator=(const our_model&) = delete;
-    ~our_model() {
-        ports_.clear();
-        smmu_.reset();
-        ::operator delete(ram_, std::align_val_t{4096});
     }
 
     [[nodiscard]] std::byte* ram_bytes_at_start() const { return ram_; }

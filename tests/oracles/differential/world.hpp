@@ -41,8 +41,9 @@ struct leaf_run {
     unsigned half = 0;
     std::uint64_t address = 0; ///< of the first leaf, in its input address space
     unsigned level = 3;
-    std::uint64_t slot = 0; ///< physical address of the first descriptor
-    unsigned count = 1;     ///< 16 or more: with the contiguous hint
+    std::uint64_t slot = 0;  ///< physical address of the first descriptor
+    unsigned count = 1;      ///< of leaves side by side, changed as one
+    bool contiguous = false; ///< they have the contiguous hint
 };
 
 /// Stage 2 of a virtual machine, if it has one, and its VMID.

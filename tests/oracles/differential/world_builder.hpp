@@ -5,6 +5,7 @@
 #include "world.hpp"
 
 #include <algorithm>
+#include <bit>
 #include <cstdint>
 #include <utility>
 
@@ -40,6 +41,17 @@ public:
 
     /// A random value for the leaves of a run of a space; notes the points it makes.
     void fill_stage1(world& w, address_space& space, const leaf_run& run) {
+        if (run.count > 1 && !run.contiguous) {
+            const unsigned bits = entry_bits(space.tree[run.half].granule, run.level);
+            for (unsigned i = 0; i < run.count; ++i) {
+                fill_stage1(w, space,
+                            {.half = run.half,
+                             .address = run.address + (std::uint64_t{i} << bits),
+                             .level = run.level,
+                             .slot = run.slot + 8 * i});
+            }
+            return;
+        }
         const table_tree& tree = space.tree[run.half];
         const unsigned bits = entry_bits(tree.granule, run.level);
         const std::uint64_t bytes = std::uint64_t{1} << bits;
@@ -459,12 +471,15 @@ private:
             address = random_.pick(space.leaves).address + (random_.below(64) << tree.granule);
             address &= limit - 1;
         }
-        if (tree.granule == 12 && run.level > 1 && random_.percent(10)) run.count = 16;
-        run.address = address & ~(bytes * run.count - 1);
+        if (tree.granule == 12 && run.level > 1 && random_.percent(10)) {
+            run.count = 16;
+            run.contiguous = true;
+        } else if (random_.percent(15)) {
+            run.count = random_.between(2, 8);
+        }
+        run.address = address & ~(bytes * std::bit_ceil(run.count) - 1);
         if (bytes * run.count > limit - run.address) return;
-        bool fresh = false;
         const auto made = [&](std::uint64_t table, std::uint64_t size) {
-            fresh = true;
             if (space.nested) map_table_memory(m, table, size);
         };
         run.slot = tree.slot(memory_, pool_, run.address, run.level, made);
@@ -489,7 +504,8 @@ private:
         fill_stage1(w, space, run);
         space.leaves.push_back(run);
         seen_.count("stage-1 leaf level", std::to_string(run.level));
-        if (run.count > 1) seen_.count("contiguous", std::to_string(run.count));
+        if (run.count > 1)
+            seen_.count(run.contiguous ? "contiguous" : "side by side", std::to_string(run.count));
     }
     /// APTable, XNTable and PXNTable on the way to a leaf.
     void add_table_attributes(table_tree& tree, const leaf_run& run) {

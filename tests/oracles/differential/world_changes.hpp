@@ -122,16 +122,14 @@ private:
         }
     }
     spec::tlbi_range range_of(const table_tree& tree, const leaf_run& run, bool with_level) {
-        const std::uint64_t granules =
-            (std::uint64_t{1} << (entry_bits(tree.granule, run.level) - tree.granule)) * run.count;
+        const unsigned log2 = entry_bits(tree.granule, run.level) - tree.granule;
         spec::tlbi_range range;
         range.tg = (tree.granule - 10) / 2;
         // Any split of the size into (NUM + 1) << SCALE.
-        unsigned log2 = 0;
-        while (granules >> (log2 + 1) != 0)
-            ++log2;
-        const unsigned in_num = random_.between(0, std::min(log2, 5U));
-        range.num = (std::uint64_t{1} << in_num) - 1;
+        unsigned in_num = random_.between(0, std::min(log2, 5U));
+        while (run.count << in_num > 32)
+            --in_num;
+        range.num = (std::uint64_t{run.count} << in_num) - 1;
         range.scale = log2 - in_num;
         if (with_level && run.count == 1 && random_.percent(50)) range.ttl = run.level;
         if (range.num == 0 && range.scale == 0 && range.ttl == 0) range.num = 1;
