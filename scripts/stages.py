@@ -402,6 +402,10 @@ class Stages:
         """random tables walked by an emulated processor and by the library: the same answers"""
         self.judge("scripts/walk_oracle", "--seed", "20250601", "--cases", "500000")
 
+    def differential(self):
+        """random configurations, DMA and invalidations on QEMU's SMMUv3 and on ours"""
+        self.judge("scripts/differential", "--seed", "20250602", "--cases", "100000")
+
     def arm64(self):
         """the tests of KVM and of this system's calls, built for arm64, in an emulated machine"""
         from beds import debian, machines  # here, as only this stage needs them
@@ -444,6 +448,7 @@ class Stages:
         else:
             self.results.fail("scripts/mutants", output)
         self.judge("scripts/walk_oracle", "--mutants")
+        self.judge("scripts/differential", "--mutants")
         clang = Build(self.results, "clang", "release", "-DCMAKE_CXX_COMPILER=clang++-19")
         if clang.make("unit_tests", "concurrent_tests", "static_tests"):
             clang.catch("unit_tests")
@@ -464,7 +469,7 @@ class Stages:
 
 
 ALL = ["packages", "formatting", "unit", "compile_fail", "structure", "consumers", "programs",
-       "lone_headers", "sanitizers", "threads", "tidy", "walk_oracle", "arm64", "demo"]
+       "lone_headers", "sanitizers", "threads", "tidy", "walk_oracle", "differential", "arm64", "demo"]
 QUICK = ["formatting", "unit", "compile_fail", "structure"]
 SLOWER = ["slower"]
 

@@ -1,7 +1,23 @@
 /// What the golden model is known to do otherwise than the architecture says.
 ///
 /// Each row is applied to our answer before it is compared, only where its condition holds, and
-/// counted. What cannot be foretold from our answer is not generated; the list is at the end.
+/// counted. What our answer does not foretell is not generated:
+/// - First tables of stage 2 side by side that differ: the first is used for all.
+/// - TBI0 unlike TBI1: TBI0 decides for both halves.
+/// - S1CDMax not 0: illegal there, although without SubstreamIDs it is ignored. S2AA64 = 0: QEMU
+///   stops. S1ContextPtr beyond the output size: not looked at.
+/// - S2T0SZ larger than S2PS: illegal there; start levels that the input size does not reach: legal.
+/// - A StreamID between once and twice the size of its level-2 table: an STE is read there.
+/// - A table's address beyond IPS or S2PS: it is fetched.
+/// - APTable above a leaf that faults for another reason: it is checked first; or above a page that
+///   was read before: a hit has forgotten it. So spaces with table attributes are only written.
+/// - Writes to a read-only page of stage 2 alone after it was read, and reads of a write-only one
+///   after it was written: a hit refuses them without a record.
+/// - Stage-2 faults of a first table of stage 1: its address is translated with the CD, for both
+///   halves, whatever the access; and of part of a table: stage 2 is asked for its first page only.
+/// - Changes of stage 2 without CMD_CFGI: see the line before. Changes of a stage-1 page that
+///   stage 2 cuts into pieces, or that has been used with tags, with TLBI_NH_VA for one address.
+/// - A linear stream table after one of two levels: the first is ignored until QEMU starts again.
 #pragma once
 
 #include "golden_model.hpp"

@@ -172,7 +172,9 @@ answer library_walker::walk(u64 address, const question& asks, walk_trace& trace
         a.kind = answer_kind::elsewhere;
         return a;
     }
+    trace.claimed = {};
     if (!r.event) {
+        trace.claimed = {request.address, r.input_base, r.output_base, r.size_log2};
         a.kind = answer_kind::translated;
         a.address = (r.output_base + (request.address - r.input_base)) & ~u64{0xfff};
         a.type = r.attributes.type;

@@ -40,6 +40,14 @@ struct answer {
     friend bool operator==(const answer&, const answer&) = default;
 };
 
+/// What a walk says about the addresses around the one that it was asked for.
+struct claimed_range {
+    u64 asked = 0; ///< the address without a tag
+    u64 input_base = 0;
+    u64 output_base = 0;
+    unsigned size_log2 = 0; ///< 0 = nothing is claimed
+};
+
 /// Reads and writes of one walk.
 struct walk_trace {
     struct write {
@@ -47,6 +55,7 @@ struct walk_trace {
     };
     std::vector<std::pair<u64, u64>> reads; ///< address, value in host order
     std::vector<write> writes;
+    claimed_range claimed;
 };
 
 /// Bits of words in memory, by their address.

@@ -284,7 +284,8 @@ private:
     /// What the tables map `address` to so far.
     [[nodiscard]] std::optional<u64> mapped(u64 address) {
         const int start = stage2_start(config);
-        u64 table = config.s2table;
+        if (config.s2granule == 0 || start == 9) return std::nullopt;
+        u64 table = stage2_base();
         for (int level = start;; ++level) {
             const unsigned size = covered(config.s2granule, level);
             const u64 index = level == start
