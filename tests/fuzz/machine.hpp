@@ -17,7 +17,7 @@ struct options : default_smmu_options {
     using quiescence = single_threaded;
     static constexpr std::size_t configurations = 4;
     static constexpr std::size_t contexts = 4;
-    static constexpr unsigned generation_bits = 3;
+    static constexpr unsigned generation_bits = 7;
     static constexpr unsigned commands_per_call = 64;
 };
 using machine = guest::machine<set_associative<4, 2>, options>;
