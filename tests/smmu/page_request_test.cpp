@@ -173,6 +173,7 @@ TEST_CASE("who is answered by the SMMU itself, and what", "[smmu][pri]") {
         CHECK(port.next_page_response()->code == failure);
         CHECK(m.read32(reg::GERROR) == 0x8);
         CHECK(m.sink.pulses(wired_interrupt::gerror) == 1);
+        m.place_queue(request_ring); // in memory again, but not acknowledged
     }
     if (r.cause >= why::full) {
         for (std::uint16_t i = 0; i < entries; ++i)
@@ -196,6 +197,11 @@ TEST_CASE("who is answered by the SMMU itself, and what", "[smmu][pri]") {
     CHECK((m.prod() & ~overflow) == before);
     CHECK(((m.prod() & overflow) != 0) == (r.cause >= why::full));
     CHECK_FALSE(m.event());
+    if (r.cause == why::aborted) {
+        m.write32(reg::GERRORN, 0x8);
+        m.ask(port, 1);
+        CHECK(m.prod() == 1);
+    }
 }
 
 TEST_CASE("an overflow keeps everything out until it is acknowledged", "[smmu][pri]") {

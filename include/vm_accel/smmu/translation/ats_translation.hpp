@@ -35,10 +35,11 @@ public:
     [[nodiscard]] ats_completion translate(const translation_subject& subject,
                                            const ats_request& asked,
                                            translation_fault& fault) noexcept {
+        // Without a PASID there is neither privilege nor execution (13.7).
         fault = of(subject, transaction{.address = asked.address,
                                         .kind = access::read,
-                                        .privileged = asked.privileged,
-                                        .instruction = asked.execute,
+                                        .privileged = asked.has_substream && asked.privileged,
+                                        .instruction = asked.has_substream && asked.execute,
                                         .has_substream = asked.has_substream,
                                         .substream = asked.substream});
         if (subject.detached.load(std::memory_order_acquire)) return {};
@@ -219,9 +220,8 @@ private:
                                       const stream_configuration& configuration,
                                       const ats_request& asked, bool split,
                                       translation_fault& fault) noexcept {
-        // Without a PASID there is neither privilege nor execution (13.7).
-        const bool privileged = asked.has_substream && asked.privileged;
-        const bool execute = asked.has_substream && asked.execute;
+        const bool privileged = fault.access_made.privileged;
+        const bool execute = fault.access_made.instruction;
         const auto bit = [&](access kind, bool instruction) {
             return configuration.needed({.address = asked.address,
                                          .kind = kind,
@@ -250,11 +250,12 @@ private:
             }
         }
         ats_completion answer = denied(fault.access_made);
-        answer.privileged = privileged;
         if (!read && !write) return answer;
         answer.address = found.told.output_base + (address - found.told.input_base);
         answer.size_log2 = std::min(found.told.size_log2, found.final.size_log2);
-        if (!fits(configuration.window, answer, found, address, split)) return denied({});
+        if (!fits(configuration.window, answer, found, address, split)) {
+            return denied(fault.access_made);
+        }
         answer.read = read;
         answer.write = write;
         answer.execute = execute && read && found.final.allowed.allow(bit(access::read, true));
