@@ -69,12 +69,8 @@ template <smmu_features F, table_access Tables>
 [[nodiscard]] std::optional<resolve_fault>
 resolve_plan(Tables& tables, const stream_plan& plan, const spec::ste& entry,
              const resolve_request& request, stream_configuration& out) noexcept {
-    context_choice choice;
-    if (plan.stage1) {
-        choice = choose_context(plan, request.substream);
-    } else if (request.substream) {
-        choice.event = spec::event_id::C_BAD_SUBSTREAMID;
-    }
+    // A stream without stage 1 is like one with a single CD: it takes no SubstreamID.
+    const context_choice choice = choose_context(plan, request.substream);
     if (choice.event) return resolve_fault{.event = *choice.event};
     const bool stage1 = plan.stage1 && !choice.bypasses_stage1;
 
