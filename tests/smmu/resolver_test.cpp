@@ -409,8 +409,8 @@ TEST_CASE("every field of a CD reaches the regime", "[smmu][config]") {
     set<C::HAD0>(c, 1);
     set<C::E0PD1>(c, 1);
     set<C::MAIR>(c, 0x0123'4567'89ab'cdef);
-    set<C::TTB0>(c, 0xf'1234'5678'9ab0 >> 4);
-    set<C::TTB1>(c, 0xf'2234'5678'0010 >> 4);
+    set<C::TTB0>(c, 0xf'1234'5678'9a80 >> 4);
+    set<C::TTB1>(c, 0xf'2234'5678'0000 >> 4);
     g.store(cd_area, c);
     stream_configuration out;
     REQUIRE_FALSE(g.resolve(out));
@@ -423,7 +423,6 @@ TEST_CASE("every field of a CD reaches the regime", "[smmu][config]") {
     CHECK((!r.half[0].ignore_top_byte && r.half[1].ignore_top_byte));
     CHECK((r.half[0].flat_permissions && !r.half[1].flat_permissions));
     CHECK((!r.half[0].user_forbidden && r.half[1].user_forbidden));
-    // With 52-bit output, tables are aligned to 64 bytes.
     CHECK(r.half[0].table == 0xf'1234'5678'9a80);
     CHECK(r.half[1].table == 0xf'2234'5678'0000);
     CHECK(r.memory_types == 0x0123'4567'89ab'cdef);
@@ -465,7 +464,7 @@ TEST_CASE("every field of stage 2 reaches the regime", "[smmu][config]") {
     set<S::S2ENDI>(wide.ste, 1);
     set<S::S2R>(wide.ste, 0);
     set<S::S2PTW>(wide.ste, 1); // of nested streams only
-    set<S::S2TTB>(wide.ste, 0xf'1234'5678'9ab0 >> 4);
+    set<S::S2TTB>(wide.ste, 0xf'1234'5678'9a80 >> 4);
     REQUIRE_FALSE(wide.resolve(out));
     const stage2_regime& w = out.regimes.stage2;
     CHECK((w.start_level == -1 && w.input_bits == 52 && w.output_bits == 52));
