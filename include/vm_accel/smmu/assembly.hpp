@@ -27,7 +27,6 @@
 #include <vm_accel/smmu/translation/ats_translation.hpp>
 #include <vm_accel/smmu/translation/translator.hpp>
 #include <vm_accel/smmu/vocabulary/fault_injection.hpp>
-#include <vm_accel/smmu/vocabulary/saved_state.hpp>
 
 #include <atomic>
 #include <chrono>
@@ -60,6 +59,7 @@ struct smmu_assembly {
     using guard_slot_type = guard_slot;
     using effects_type = effects;
     using performance_type = performance_group<F>;
+    static constexpr stream_id message_requester = Options::message_requester;
     using strict_type = strict_mode<typename Options::lint>;
     using port = dma_port<smmu_assembly>;
 
@@ -260,69 +260,10 @@ struct smmu_assembly {
         attachments.release_port(record);
     }
 
-    /// What a saved state is for: the features that decide what is in it, and
-    /// what the guest has been told.
-    [[nodiscard]] static constexpr std::uint64_t state_fingerprint() noexcept {
-        using ids = id_registers<F>;
-        std::uint64_t sum = 0xcbf2'9ce4'8422'2325;
-        for (const std::uint64_t word :
-             {std::uint64_t{ids::IDR0}, std::uint64_t{ids::IDR1}, std::uint64_t{ids::IDR3},
-              std::uint64_t{ids::IDR5}, std::uint64_t{ids::AIDR}, std::uint64_t{F.stall_max},
-              std::uint64_t{F.ecmdq_log2}, std::uint64_t{F.performance_counters}}) {
-            sum = (sum ^ word) * 0x9e37'79b9'7f4a'7c15;
-            sum ^= sum >> 29;
-        }
-        return sum;
-    }
-    /// All of the state that is saved. Caches are not: they are filled again.
-    template <class Visit>
-    void visit_state(Visit& visit) noexcept {
-        visit.section(state_section::registers);
-        registers.visit_state(visit);
-        visit.section(state_section::commands);
-        control.visit_state(visit);
-        visit.section(state_section::stalls);
-        if constexpr (F.stalls) stalls.visit_state(visit);
-        visit.section(state_section::performance);
-        if constexpr (performance_type::enabled) performance.monitor().visit_state(visit);
-        visit.section(state_section::end);
-    }
-
     /// A record without ports that is detached goes away, and its sums with it.
     void note_leaving(const attachment_record& record) noexcept {
         if (record.subject.detached.load(std::memory_order_relaxed)) performance.leaving(record);
     }
-    /// Runs use(monitor, sums), then tells of an overflow.
-    template <class Use>
-    void with_performance_monitor(Use&& use) noexcept
-        requires performance_type::enabled
-    {
-        if (!is_initialized()) return;
-        typename performance_type::monitor_type::interrupt told;
-        {
-            const auto held = lock();
-            attachment_sums sums = performance.sums(attachments);
-            auto& monitor = performance.monitor();
-            use(monitor, sums);
-            told = monitor.take_interrupt();
-            // To memory under the lock, because memory goes away under it only.
-            const le32 data{told.message.data};
-            if (told.message &&
-                own_memory().write(pa{told.message.address}, std::as_bytes(std::span{&data, 1}))) {
-                told.message = {};
-            }
-        }
-        if (!told.wanted() || injection.drops(wired_interrupt::performance)) return;
-        if (told.wired) {
-            interrupts.fetch_add(1, std::memory_order_relaxed);
-            sink->pulse(wired_interrupt::performance);
-        } else if (!sink->signal_msi(Options::message_requester, pa{told.message.address},
-                                     told.message.data)) {
-            const auto held = lock();
-            performance.monitor().message_aborted();
-        }
-    }
-
     /// The control lock. A device thread that finds it taken asks for a look at
     /// pending work and goes on; whoever holds it looks after letting go. So the
     /// lock is taken through this class only.

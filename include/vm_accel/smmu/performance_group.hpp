@@ -1,14 +1,18 @@
 /// An SMMU's performance monitor and the sums behind it.
 #pragma once
 
+#include <vm_accel/core/field.hpp>
+#include <vm_accel/guest/interrupt_sink.hpp>
 #include <vm_accel/smmu/control/performance_monitor.hpp>
 #include <vm_accel/smmu/host/attachment_set.hpp>
 #include <vm_accel/smmu/host/stream_totals.hpp>
 #include <vm_accel/smmu/vocabulary/features.hpp>
 
+#include <atomic>
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <span>
 
 namespace vm_accel::inline v0 {
 
@@ -84,6 +88,35 @@ public:
     static void leaving(const attachment_record&) noexcept {}
 };
 
+/// Runs use(monitor, sums) on the monitor of an SMMU, then tells of an overflow.
+template <class Parts, class Use>
+void use_performance_monitor(Parts& parts, Use&& use) noexcept {
+    if (!parts.is_initialized()) return;
+    typename Parts::performance_type::monitor_type::interrupt told;
+    {
+        const auto held = parts.lock();
+        attachment_sums sums = parts.performance.sums(parts.attachments);
+        auto& monitor = parts.performance.monitor();
+        use(monitor, sums);
+        told = monitor.take_interrupt();
+        // To memory under the lock, because memory goes away under it only.
+        const le32 data{told.message.data};
+        if (told.message && parts.own_memory().write(pa{told.message.address},
+                                                     std::as_bytes(std::span{&data, 1}))) {
+            told.message = {};
+        }
+    }
+    if (!told.wanted() || parts.injection.drops(wired_interrupt::performance)) return;
+    if (told.wired) {
+        parts.interrupts.fetch_add(1, std::memory_order_relaxed);
+        parts.sink->pulse(wired_interrupt::performance);
+    } else if (!parts.sink->signal_msi(Parts::message_requester, pa{told.message.address},
+                                       told.message.data)) {
+        const auto held = parts.lock();
+        parts.performance.monitor().message_aborted();
+    }
+}
+
 /// A counter group as a device that the VMM maps: `mmio_size` bytes where the
 /// node of the device tree (arm,smmu-v3-pmcg) or the IORT says. `Parts` is the
 /// SMMU's assembly. Threads: any, and no access waits for a device.
@@ -96,13 +129,13 @@ public:
 
     [[nodiscard]] std::uint64_t mmio_read(std::uint64_t offset, unsigned size) noexcept {
         std::uint64_t value = 0;
-        parts_->with_performance_monitor(
-            [&](auto& monitor, auto& sums) { value = monitor.read(offset, size, sums); });
+        use_performance_monitor(
+            *parts_, [&](auto& monitor, auto& sums) { value = monitor.read(offset, size, sums); });
         return value;
     }
     void mmio_write(std::uint64_t offset, unsigned size, std::uint64_t value) noexcept {
-        parts_->with_performance_monitor(
-            [&](auto& monitor, auto& sums) { monitor.write(offset, size, value, sums); });
+        use_performance_monitor(
+            *parts_, [&](auto& monitor, auto& sums) { monitor.write(offset, size, value, sums); });
     }
 
 private:

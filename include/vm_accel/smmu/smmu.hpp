@@ -11,6 +11,7 @@
 #include <vm_accel/guest/region_map.hpp>
 #include <vm_accel/smmu/assembly.hpp>
 #include <vm_accel/smmu/host/detection.hpp>
+#include <vm_accel/smmu/state_transfer.hpp>
 
 #include <cstddef>
 #include <cstdint>
@@ -101,8 +102,8 @@ public:
         if (!is_initialized()) return false;
         parts_.deferred.clear();
         if constexpr (parts::performance_type::enabled) {
-            parts_.with_performance_monitor(
-                [](auto& monitor, auto& sums) { monitor.settle(sums); });
+            use_performance_monitor(
+                parts_, [](auto& monitor, auto& sums) { monitor.settle(sums); });
         }
         auto held = parts_.lock();
         parts_.service(held.after);
@@ -130,10 +131,7 @@ public:
 
     /// Bytes that save() needs.
     [[nodiscard]] std::size_t saved_state_size() const noexcept {
-        const auto held = parts_.lock();
-        state_writer count{{}};
-        parts_.visit_state(count);
-        return count.bytes();
+        return state_size(parts_);
     }
     /// Writes the whole state, stalled accesses included, into `out`: registers,
     /// the queues' indices, the performance monitor. Caches are left out, and so
@@ -145,25 +143,7 @@ public:
     /// is too small), would_deadlock (the calling thread has a guard open).
     [[nodiscard]] result<std::size_t> save(std::span<std::byte> out) noexcept {
         (void)poll(); // interrupts that wait to be told
-        result<std::size_t> written = 0;
-        const result<> waited = parts_.waiting(
-            []() noexcept -> result<> { return {}; },
-            [&]() noexcept {
-                if constexpr (parts::performance_type::enabled) {
-                    attachment_sums sums = parts_.performance.sums(parts_.attachments);
-                    parts_.performance.monitor().settle(sums);
-                }
-                state_writer writer{out};
-                parts_.visit_state(writer);
-                if (writer.bytes() > out.size()) {
-                    written = host_error::state_does_not_fit(writer.bytes());
-                } else {
-                    writer.finish(parts::state_fingerprint());
-                    written = writer.bytes();
-                }
-            });
-        if (!waited) return fail(waited);
-        return written;
+        return save_state(parts_, out);
     }
     /// Takes over a state that an SMMU of the same features has saved, perhaps in
     /// another process: init() this one, give it the guest's memory and the
@@ -172,34 +152,7 @@ public:
     /// word is sound. Errors: not_initialized, would_deadlock, mismatch (the cause
     /// says what is wrong with the state).
     [[nodiscard]] result<> restore(std::span<const std::byte> state) noexcept {
-        if (!is_initialized()) return host_error::not_initialized();
-        if (const result<> sound = saved_state::check_header(state, parts::state_fingerprint());
-            !sound) {
-            return sound;
-        }
-        {
-            const auto held = parts_.lock();
-            state_reader check{state, state_reader::purpose::check};
-            parts_.visit_state(check);
-            if (const result<> sound = check.finish(); !sound) return sound;
-        }
-        const result<> restored = parts_.waiting(
-            [this]() noexcept -> result<> {
-                parts_.control.begin_reset(parts_.execute_by());
-                parts_.settle_stalls();
-                return {};
-            },
-            [&]() noexcept {
-                parts_.control.finish_reset();
-                state_reader load{state, state_reader::purpose::load};
-                parts_.visit_state(load);
-                if constexpr (parts::performance_type::enabled) {
-                    attachment_sums sums = parts_.performance.sums(parts_.attachments);
-                    parts_.performance.monitor().rebase(sums);
-                }
-                parts_.control.restored();
-                parts_.settle_stalls();
-            });
+        const result<> restored = restore_state(parts_, state);
         if (restored) (void)poll();
         return restored;
     }
