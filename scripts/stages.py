@@ -354,7 +354,8 @@ class Stages:
         """a stock arm64 Linux boots in our VMM, its driver on our SMMU"""
         variants = [["--self-test"], [], ["--vcpus", "2"], ["--kernel-series", "next"],
                     ["--pages", "16"], ["--iommu", "lazy"],
-                    ["--iommu", "passthrough", "--kernel-series", "next"]]
+                    ["--iommu", "passthrough", "--kernel-series", "next"],
+                    ["--features", "full"], ["--features", "full", "--pages", "16"]]
         if self.options.all:
             variants += [["--reference"], ["--vcpus", "2", "--kernel-series", "next"]]
         for variant in variants:

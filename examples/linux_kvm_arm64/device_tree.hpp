@@ -31,7 +31,16 @@ struct machine_description {
     std::string command_line;
     pa initrd{};
     std::uint64_t initrd_bytes = 0;
-    bool pci = false; ///< a PCI host bridge, and the service for its messages
+    bool pci = false; ///< a PCI host bridge
+    // What the SMMU has, and the guest's driver learns from the tree alone.
+    bool messages = false;            ///< the SMMU's interrupts may be messages
+    bool ats = false;                 ///< the host bridge forwards ATS requests
+    bool stalls = false;              ///< the disk can wait for its faults
+    std::uint32_t substream_bits = 0; ///< of the disk
+    bool counters = false;            ///< a performance monitor beside the SMMU
+
+    /// Whether there is a service that takes messages.
+    [[nodiscard]] bool has_its() const noexcept { return pci || messages; }
 };
 
 /// The affinity fields that KVM gives to vCPU `index` in MPIDR_EL1.
@@ -207,7 +216,7 @@ inline void uart(tree_writer& tree) {
     });
 }
 
-inline void smmu_and_disk(tree_writer& tree) {
+inline void smmu_and_disk(tree_writer& tree, const machine_description& machine) {
     using namespace machine_map;
     tree.node(at("iommu", smmu.base), [&] {
         tree.text("compatible", "arm,smmu-v3");
@@ -221,6 +230,7 @@ inline void smmu_and_disk(tree_writer& tree) {
         tree.cells("interrupts", lines);
         tree.texts("interrupt-names",
                    {name_of(eventq), name_of(priq), name_of(cmdq_sync), name_of(gerror)});
+        if (machine.messages) tree.cells("msi-parent", {its_phandle, smmu_device});
         tree.cell("#iommu-cells", 1);
         tree.flag("dma-coherent");
         tree.cell("phandle", smmu_phandle);
@@ -230,8 +240,19 @@ inline void smmu_and_disk(tree_writer& tree) {
         tree.reg({disk});
         tree.cells("interrupts", {spi, disk_spi, level_high});
         tree.cells("iommus", {smmu_phandle, disk_stream});
+        if (machine.stalls) tree.flag("dma-can-stall");
+        if (machine.substream_bits != 0) tree.cell("pasid-num-bits", machine.substream_bits);
         tree.flag("dma-coherent");
     });
+    if (machine.counters) {
+        tree.node(at("pmu", smmu_counters.base), [&] {
+            tree.text("compatible", "arm,smmu-v3-pmcg");
+            tree.reg({smmu_counters});
+            if (machine.messages) tree.cells("msi-parent", {its_phandle, smmu_device});
+            const auto line = static_cast<std::uint32_t>(vm_accel::wired_interrupt::performance);
+            tree.cells("interrupts", {spi, smmu_first_spi + line, edge_rising});
+        });
+    }
     tree.node(at("injector", injector.base), [&] {
         tree.text("compatible", "vm-accel,injector");
         tree.reg({injector});
@@ -239,7 +260,7 @@ inline void smmu_and_disk(tree_writer& tree) {
 }
 
 /// One bus behind the SMMU. The guest places the BARs.
-inline void pci_host(tree_writer& tree) {
+inline void pci_host(tree_writer& tree, const machine_description& machine) {
     using namespace machine_map;
     const auto high = [](std::uint64_t value) { return static_cast<std::uint32_t>(value >> 32); };
     const auto low = [](std::uint64_t value) { return static_cast<std::uint32_t>(value); };
@@ -257,6 +278,7 @@ inline void pci_host(tree_writer& tree) {
                               high(pci_memory.size), low(pci_memory.size)});
         // Requester ID, provider, its first number, how many.
         tree.cells("iommu-map", {0, smmu_phandle, pci_first_stream, pci_requesters});
+        if (machine.ats) tree.flag("ats-supported");
         tree.cells("msi-map", {0, its_phandle, pci_first_stream, pci_requesters});
         tree.flag("dma-coherent");
     });
@@ -285,10 +307,10 @@ build_device_tree(const machine_description& machine) {
         });
         cpus(tree, machine);
         memory(tree, machine);
-        interrupt_controller(tree, machine.vcpu_nodes.size(), machine.pci);
+        interrupt_controller(tree, machine.vcpu_nodes.size(), machine.has_its());
         uart(tree);
-        smmu_and_disk(tree);
-        if (machine.pci) pci_host(tree);
+        smmu_and_disk(tree, machine);
+        if (machine.pci) pci_host(tree, machine);
     });
     return tree.finish();
 }

@@ -37,6 +37,8 @@ struct guest_bus {
     }
 
 private:
+    static constexpr bool has_counters = requires(Smmu& s) { s.performance_monitor(); };
+
     [[nodiscard]] static bool is_at(const pa_range& device, pa address, unsigned size) noexcept {
         return device.contains(address, size);
     }
@@ -44,6 +46,12 @@ private:
     [[nodiscard]] std::uint64_t read(pa address, unsigned size) noexcept {
         if (is_at(machine_map::smmu, address, size)) {
             return smmu.mmio_read(raw(address) - raw(machine_map::smmu.base), size);
+        }
+        if constexpr (has_counters) {
+            if (is_at(machine_map::smmu_counters, address, size)) {
+                return smmu.performance_monitor().mmio_read(
+                    raw(address) - raw(machine_map::smmu_counters.base), size);
+            }
         }
         if (is_at(machine_map::disk, address, size)) {
             return disk.read(raw(address) - raw(machine_map::disk.base), size);
@@ -65,6 +73,13 @@ private:
     }
 
     void write(pa address, unsigned size, std::uint64_t value) noexcept {
+        if constexpr (has_counters) {
+            if (is_at(machine_map::smmu_counters, address, size)) {
+                smmu.performance_monitor().mmio_write(
+                    raw(address) - raw(machine_map::smmu_counters.base), size, value);
+                return;
+            }
+        }
         if (is_at(machine_map::smmu, address, size)) {
             smmu.mmio_write(raw(address) - raw(machine_map::smmu.base), size, value);
         } else if (is_at(machine_map::disk, address, size)) {

@@ -1,9 +1,9 @@
 /// DMA that must fail, on demand of the guest.
 ///
-/// The guest writes a number to a register; the VMM then acts as a device gone
-/// wrong and tries to read and to write guest memory in a way that the guest's
-/// own SMMU tables forbid. An attempt counts as refused only when the port said
-/// so, no byte arrived in the buffer of the read, and the bytes of the write are
+/// The guest writes a number to a register; a thread of the VMM then acts as a
+/// device gone wrong, which may have to wait for the guest's driver, and tries to read and to write
+/// guest memory in a way that the guest's own SMMU tables forbid. An attempt counts as refused only
+/// when the port said so, no byte arrived in the buffer of the read, and the bytes of the write are
 /// nowhere in guest RAM afterwards.
 #pragma once
 
@@ -16,7 +16,6 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
-#include <mutex>
 #include <random>
 #include <span>
 #include <string_view>
@@ -76,31 +75,45 @@ struct dma_source {
     Port port;
 };
 
-/// `Print`: void(const injection&) noexcept.
-/// Threads: any vCPU thread; injections run one after the other.
-template <dma_copier Port, class Print>
+/// `Print`: void(const injection&) noexcept. `Notify`: void() noexcept, wakes the
+/// thread that calls work().
+/// Threads: vCPU threads read and write; one other thread works.
+template <dma_copier Port, class Print, class Notify>
 class injector {
 public:
     /// `sources` in the order of the register values, from 1 on. `target` is a
     /// RAM address, so that a DMA that is not translated would hit RAM.
     injector(std::vector<dma_source<Port>> sources, const vm_accel::region_map& ram, pa target,
-             Print print)
-        : sources_(std::move(sources)), ram_(ram), target_(raw(target)), print_(print) {
+             Print print, Notify notify)
+        : sources_(std::move(sources)),
+          ram_(ram),
+          target_(raw(target)),
+          print_(print),
+          notify_(notify) {
         for (dma_source<Port>& s : sources_)
             port_in_use<Port>::rest(s.port);
     }
 
-    /// 0 before the first injection, 1 if the last one was refused, 2 if not.
-    [[nodiscard]] std::uint32_t read() noexcept {
-        const std::lock_guard lock{mutex_};
-        if (done_.empty()) return 0;
-        return done_.back().refused() ? 1 : 2;
+    /// 0 before the first injection, 1 if the last one was refused, 2 if not, 3
+    /// while one is under way.
+    [[nodiscard]] std::uint32_t read() const noexcept { return state_; }
+
+    /// Starts injection `number`, unless one is under way; other numbers are ignored.
+    void write(std::uint32_t number) noexcept {
+        if (number == 0 || number > sources_.size()) return;
+        std::uint32_t before = state_;
+        while (before != under_way) {
+            if (!state_.compare_exchange_weak(before, under_way)) continue;
+            asked_ = number;
+            notify_();
+            return;
+        }
     }
 
-    /// Carries out injection `number` before it returns; others are ignored.
-    void write(std::uint32_t number) noexcept {
-        const std::lock_guard lock{mutex_};
-        if (number == 0 || number > sources_.size() || done_.size() == most) return;
+    /// Carries out what was asked for.
+    void work() noexcept {
+        const std::uint32_t number = asked_.exchange(0);
+        if (number == 0) return;
         dma_source<Port>& from = sources_[number - 1];
         const port_in_use awake{from.port};
         injection now{from.name, from.stream};
@@ -108,15 +121,17 @@ public:
         try_write(from.port, now, iova{target_});
         // Far above all RAM, too, from the stream that has tables.
         if (number == 1) try_write(from.port, now, iova{std::uint64_t{0x12'3456'7000}});
-        done_.push_back(now);
+        if (done_.size() < most) done_.push_back(now);
         print_(now);
+        state_ = now.refused() ? 1 : 2;
     }
 
-    /// Read after the vCPUs have ended.
+    /// Read after the thread that works has ended.
     [[nodiscard]] const std::vector<injection>& done() const noexcept { return done_; }
 
 private:
-    static constexpr std::size_t most = 1000; ///< injections per run
+    static constexpr std::size_t most = 1000; ///< injections that are remembered
+    static constexpr std::uint32_t under_way = 3;
 
     void try_read(Port& port, injection& now, iova address) noexcept {
         std::array<std::byte, 64> buffer;
@@ -135,11 +150,12 @@ private:
         if (!done && !is_in_ram(ram_, marker[0], pa{raw(address)})) ++now.writes_refused;
     }
 
-    std::mutex mutex_;
     std::vector<dma_source<Port>> sources_;
     const vm_accel::region_map& ram_;
     const std::uint64_t target_;
     Print print_;
+    Notify notify_;
+    std::atomic<std::uint32_t> state_{0}, asked_{0};
     std::mt19937_64 random_{std::random_device{}()};
     std::vector<injection> done_;
 };

@@ -24,6 +24,7 @@ inline constexpr unsigned max_vcpus = 64;
 
 inline constexpr pa_range uart{pa{0x0900'0000}, 0x1000};
 inline constexpr pa_range smmu{pa{0x0905'0000}, 0x2'0000};
+inline constexpr pa_range smmu_counters{pa{0x0907'0000}, 0x1000};
 inline constexpr pa_range disk{pa{0x0a00'0000}, 0x1000};
 inline constexpr pa_range injector{pa{0x0b00'0000}, 0x1000};
 
@@ -36,9 +37,12 @@ inline constexpr pa ram_base{0x4000'0000};
 /// Shared peripheral interrupts, numbered from 0 as in device trees.
 inline constexpr unsigned uart_spi = 1;
 inline constexpr unsigned disk_spi = 16;
-/// Five in the order of `wired_interrupt`; the last, the performance monitor's, is not used.
+/// In the order of `wired_interrupt`.
 inline constexpr unsigned smmu_first_spi = 74;
 
+/// What the translation service knows the SMMU's own messages by, and those of
+/// its performance monitor; no StreamID.
+inline constexpr std::uint32_t smmu_device = 0x1;
 /// What the device tree's `iommus` property gives to the disk.
 inline constexpr std::uint32_t disk_stream = 0x10;
 /// Requester ID of the disk on the PCI bus: device 1, function 0.

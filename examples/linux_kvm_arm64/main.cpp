@@ -33,6 +33,7 @@
 
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstdlib>
 #include <fstream>
@@ -49,11 +50,23 @@ namespace {
 
 using namespace vm_accel;
 
-/// What accelerates this machine.
-using guest_smmu = smmu<set_associative<256, 4>, bitmap_streams<0x10000>, region_map, smmu_lines>;
+/// What accelerates this machine. Which SMMU it is, is chosen once, at start.
+template <smmu_features F>
+struct smmu_choice : default_smmu_options {
+    static constexpr smmu_features features = F;
+    static constexpr stream_id message_requester{machine_map::smmu_device};
+};
+template <smmu_features F>
+using guest_smmu =
+    smmu<set_associative<256, 4>, bitmap_streams<0x10000>, region_map, smmu_lines, smmu_choice<F>>;
 using guest_ram = numa_allocator<local_first>;
 using guest_affinity = affinity<linux_platform>;
-using acceleration = acceleration_manager<region_map, guest_affinity, guest_ram, guest_smmu, kvm>;
+template <smmu_features F>
+using acceleration =
+    acceleration_manager<region_map, guest_affinity, guest_ram, guest_smmu<F>, kvm>;
+
+/// Few enough for a CD table of one level; the PCI disk has two.
+constexpr unsigned disk_substream_bits = 6;
 
 enum exit_status {
     powered_off = 0,
@@ -180,6 +193,7 @@ void describe_smmu(run_report& report, const smmu_statistics& stats, const smmu_
     }
 }
 
+template <smmu_features F>
 int run(const options& wanted) {
     // --- what the guest is made of
     std::vector<std::byte> kernel = need(load_file(wanted.kernel));
@@ -194,7 +208,7 @@ int run(const options& wanted) {
 
     // --- the library's parts, set up in the order they need
     smmu_lines lines;
-    acceleration host;
+    acceleration<F> host;
     host.smmu().connect(lines);
     need(host.setup_full_acceleration({.vcpus = 0, .numa_nodes = wanted.numa_nodes}));
     const vcpu_policy policy = wanted.numa_nodes > 1 ? vcpu_policy::spread : vcpu_policy::compact;
@@ -218,7 +232,7 @@ int run(const options& wanted) {
                           wanted.vcpus));
     need(vm.finish_gic());
     const bool pci = !wanted.pci_disk.empty();
-    if (pci) need(vm.create_its(machine_map::gic_its.base));
+    if (pci || F.msi) need(vm.create_its(machine_map::gic_its.base));
     need(lines.open(vm));
 
     // --- devices: console, disks behind the SMMU, and two devices gone wrong
@@ -229,20 +243,20 @@ int run(const options& wanted) {
         static_cast<void>(need(host.smmu().attach_device(device, ram_range, stream_id{stream})));
         return need(host.smmu().make_port(device));
     };
-    os::wakeup bell, pci_bell;
-    need(bell.open());
-    need(pci_bell.open());
+    os::wakeup bell, pci_bell, rogue_bell;
+    for (os::wakeup* each : {&bell, &pci_bell, &rogue_bell})
+        need(each->open());
     const auto waker = [](os::wakeup& of) { return [&of]() noexcept { of.signal(); }; };
     pl011 uart{[](std::string_view text) noexcept { print(text); }, line_to(machine_map::uart_spi)};
     virtio_disk disk{attach("disk", machine_map::disk_stream), storage,
                      line_to(machine_map::disk_spi), waker(bell)};
-    using port = guest_smmu::port;
+    using port = typename guest_smmu<F>::port;
     using pci_disk_type = virtio_pci_disk<port, decltype(waker(pci_bell))>;
     std::optional<pci_disk_type> pci_disk;
     std::optional<pci_host<pci_disk_type>> pci_bus;
     if (pci) {
         pci_disk.emplace(attach("pci-disk", machine_map::pci_disk_stream), *pci_storage,
-                         waker(pci_bell));
+                         waker(pci_bell), pci_translation{F.ats, F.substream_bits});
         pci_bus.emplace(*pci_disk);
     }
     std::vector<dma_source<port>> rogues;
@@ -254,9 +268,9 @@ int run(const options& wanted) {
         rogues.push_back({"aborting-ste", machine_map::aborting_stream,
                           attach("rogue-near", machine_map::aborting_stream)});
     }
-    injector rogue{std::move(rogues), host.guest_memory(),
-                   offset_by(machine_map::ram_base, ram_bytes / 2),
-                   [](const injection& i) noexcept { print(line_of(i) + '\n'); }};
+    injector rogue{
+        std::move(rogues), host.guest_memory(), offset_by(machine_map::ram_base, ram_bytes / 2),
+        [](const injection& i) noexcept { print(line_of(i) + '\n'); }, waker(rogue_bell)};
     guest_bus bus{uart, host.smmu(), disk, pci ? &*pci_bus : nullptr,
                   wanted.inject ? &rogue : nullptr};
 
@@ -268,6 +282,11 @@ int run(const options& wanted) {
     machine.initrd = where.initrd;
     machine.initrd_bytes = where.initrd_bytes;
     machine.pci = pci;
+    machine.messages = F.msi;
+    machine.ats = F.ats;
+    machine.stalls = F.stalls && wanted.can_stall;
+    machine.substream_bits = std::min(F.substream_bits, disk_substream_bits);
+    machine.counters = F.performance_counters != 0;
     const std::vector<std::byte> tree = need(build_device_tree(machine));
     if (!host.guest_memory().write(where.kernel, kernel) ||
         !host.guest_memory().write(where.initrd, initrd) ||
@@ -290,6 +309,7 @@ int run(const options& wanted) {
         const io_thread pci_io{"pci-disk-io", pci_bell, -1, [&]() noexcept {
                                    if (pci) pci_disk->serve();
                                }};
+        const io_thread rogue_io{"rogue-dma", rogue_bell, -1, [&]() noexcept { rogue.work(); }};
         return vcpu_threads{vcpus}.run(bus, pin, wanted.timeout_seconds);
     }();
     uart.flush();
@@ -297,6 +317,7 @@ int run(const options& wanted) {
     // --- what happened
     run_report report;
     report.ended = end.text();
+    report.features = wanted.full_features ? "full" : "stage 1";
     report.vcpus = describe_vcpus(plan, host.vcpus().pins(), machine);
     report.memories = describe_placement(ram);
     describe_smmu(report, host.smmu().stats(), lines);
@@ -308,7 +329,10 @@ int run(const options& wanted) {
                            {"refused", sent.refused},
                            {"last_address", sent.last_address},
                            {"delivered", lines.messages_delivered()},
-                           {"not_delivered", lines.messages_refused()}};
+                           {"not_delivered", lines.messages_refused()},
+                           {"of_smmu", lines.own_messages()},
+                           {"ats_was_enabled", pci_disk->ats_was_enabled()},
+                           {"pasid_was_enabled", pci_disk->pasid_was_enabled()}};
     }
     report.injections = rogue.done();
     report.acceleration = host.diagnostic_report();
@@ -333,5 +357,5 @@ int main(int count, char** arguments) {
         (wanted ? std::cout : std::cerr) << usage;
         return wanted ? powered_off : wrong_usage;
     }
-    return run(*wanted);
+    return wanted->full_features ? run<full_features>(*wanted) : run<stage1_features>(*wanted);
 }

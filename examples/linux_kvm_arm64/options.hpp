@@ -13,8 +13,9 @@ namespace linux_vmm {
 
 inline constexpr std::string_view usage =
     "linux_kvm_arm64 --kernel IMAGE --initrd CPIO --disk FILE [--pci-disk FILE]\n"
-    "                [--vcpus N] [--memory MIB] [--numa-nodes N] [--cmdline TEXT] [--inject]\n"
-    "                [--report FILE.json] [--timeout SECONDS]\n"
+    "                [--vcpus N] [--memory MIB] [--numa-nodes N] [--cmdline TEXT]\n"
+    "                [--features stage1|full] [--can-stall] [--inject] [--report FILE.json]\n"
+    "                [--timeout SECONDS]\n"
     "\n"
     "Boots an arm64 Linux kernel under KVM with disks behind an SMMUv3 of this library.\n"
     "  --kernel IMAGE      an uncompressed arm64 Image\n"
@@ -25,6 +26,10 @@ inline constexpr std::string_view usage =
     "  --memory MIB        guest RAM, 64 or more, a multiple of 2 MiB per node (256)\n"
     "  --numa-nodes N      host nodes to split the RAM over (1)\n"
     "  --cmdline TEXT      kernel command line (console=ttyAMA0 panic=-1)\n"
+    "  --features SET      what the SMMU has: stage1, or full for all of the library (stage1)\n"
+    "  --can-stall         the disk waits for its faults, if the SMMU has stalls: for a guest "
+    "whose\n"
+    "                      driver answers them\n"
     "  --inject            writes to the test register at 0x0b000000 start DMA that must fail\n"
     "  --report FILE.json  where to write the report for programs\n"
     "  --timeout SECONDS   stop the guest after that time, exit status 3 (never)\n"
@@ -41,6 +46,8 @@ struct options {
     std::uint32_t numa_nodes = 1;
     std::uint32_t timeout_seconds = 0; ///< 0: none
     bool inject = false;
+    bool full_features = false;
+    bool can_stall = false;
     bool help = false;
 };
 
@@ -56,6 +63,10 @@ parse_options(std::span<const char* const> arguments) {
         if (name == "--help") {
             parsed.help = true;
             return parsed;
+        }
+        if (name == "--can-stall") {
+            parsed.can_stall = true;
+            continue;
         }
         if (name == "--inject") {
             parsed.inject = true;
@@ -88,6 +99,14 @@ parse_options(std::span<const char* const> arguments) {
             parsed.report = value;
         } else if (name == "--cmdline") {
             parsed.command_line = value;
+        } else if (name == "--features") {
+            if (value != "stage1" && value != "full") {
+                return fail(
+                    errc::invalid_argument,
+                    text{"--features: "}.append(value).append(" is neither stage1 nor full"),
+                    "see --help");
+            }
+            parsed.full_features = value == "full";
         } else if (name == "--vcpus") {
             good = number(parsed.vcpus, 1, 64);
         } else if (name == "--memory") {

@@ -46,7 +46,8 @@ struct run_report {
     numbers lines; ///< edges given to the guest, by line
     block_statistics disk;
     std::optional<block_statistics> pci_disk;
-    numbers messages; ///< of the disk on the PCI bus
+    numbers messages;          ///< of the disk on the PCI bus, and of the SMMU itself
+    std::string_view features; ///< of the SMMU
     std::vector<injection> injections;
     vm_accel::diagnostic_report acceleration;
 
@@ -87,7 +88,7 @@ struct run_report {
             << " MiB of guest node " << m.guest_node << ": " << m.pages_on_node << " of " << m.pages
             << " pages on node " << m.node << ": " << m.reason << '\n';
     }
-    out << "SMMU:";
+    out << "SMMU, " << report.features << " features:";
     for (const auto& [name, value] : report.smmu)
         out << ' ' << name << ' ' << value << ',';
     out << " hit rate " << report.hit_rate << '\n' << "SMMU interrupts:";
@@ -102,7 +103,7 @@ struct run_report {
     disk("disk", report.disk);
     if (report.pci_disk) {
         disk("PCI disk", *report.pci_disk);
-        out << "\nPCI disk's messages:";
+        out << "\nmessages:";
         for (const auto& [name, value] : report.messages)
             out << ' ' << name << ' ' << value;
     }
@@ -152,6 +153,7 @@ struct run_report {
         number("pages_on_node", m.pages_on_node);
         text("reason", m.reason);
     });
+    text("features", report.features);
     out += ",\"smmu\":{\"hit_rate\":" + of_number(report.hit_rate);
     for (const auto& [name, value] : report.smmu)
         number(name, value);

@@ -18,7 +18,7 @@ namespace linux_vmm {
 /// Models interrupt_sink: each wired line is an edge on an SPI, given through an
 /// irqfd, so that neither the SMMU nor a device thread waits for the hypervisor.
 /// The one doorbell is that of the GIC's translation service, which knows a
-/// device by a DeviceID that equals its StreamID.
+/// device by a DeviceID that equals its StreamID, and the SMMU by one of its own.
 class smmu_lines {
 public:
     /// Opens the lines of `vm`, whose GIC is finished, before any device thread
@@ -44,7 +44,8 @@ public:
                                   std::uint32_t data) noexcept {
         const bool delivered = vm_ != nullptr && address == doorbell &&
                                vm_->signal_msi(address, data, raw(requester)).value_or(false);
-        (delivered ? delivered_ : refused_).fetch_add(1, std::memory_order_relaxed);
+        const bool own = raw(requester) == machine_map::smmu_device;
+        (!delivered ? refused_ : own ? own_ : delivered_).fetch_add(1, std::memory_order_relaxed);
         return delivered;
     }
 
@@ -52,15 +53,17 @@ public:
         return pulses_[static_cast<std::size_t>(which)].load(std::memory_order_relaxed);
     }
 
-    /// Messages that the translation service turned into interrupts, and others.
+    /// Messages that the translation service turned into interrupts: of devices,
+    /// of the SMMU itself; and those that it did not.
     [[nodiscard]] std::uint64_t messages_delivered() const noexcept { return delivered_.load(); }
+    [[nodiscard]] std::uint64_t own_messages() const noexcept { return own_.load(); }
     [[nodiscard]] std::uint64_t messages_refused() const noexcept { return refused_.load(); }
 
 private:
     static constexpr pa doorbell = vm_accel::arm64::its_doorbell(machine_map::gic_its.base);
 
     vm_accel::kvm_vm* vm_ = nullptr;
-    std::atomic<std::uint64_t> delivered_{0}, refused_{0};
+    std::atomic<std::uint64_t> delivered_{0}, own_{0}, refused_{0};
     std::array<vm_accel::os::descriptor, vm_accel::wired_interrupt_count> lines_{};
     std::array<std::atomic<std::uint64_t>, vm_accel::wired_interrupt_count> pulses_{};
 };

@@ -69,11 +69,20 @@ private:
     message_statistics statistics_;
 };
 
+/// What the function has in its extended configuration space. This device
+/// advertises what the guest's driver needs to set the SMMU up for it, and uses
+/// untranslated requests without a PASID, as it may.
+struct pci_translation {
+    bool ats = false;              ///< address translation services
+    std::uint32_t pasid_width = 0; ///< of its PASIDs, 0: none
+};
+
 /// `Notify`: void() noexcept, wakes the thread that calls serve().
 template <dma_copier Port, class Notify>
 class virtio_pci_disk {
 public:
-    virtio_pci_disk(Port port, const disk_file& disk, Notify notify)
+    virtio_pci_disk(Port port, const disk_file& disk, Notify notify,
+                    const pci_translation& translation = {})
         : device_(std::move(port), disk, notify),
           configuration_({.vendor = 0x1af4,
                           .device = 0x1040 + block::device_type,
@@ -85,6 +94,19 @@ public:
         // PCI Express capability: root complex integrated endpoint, version 2.
         const std::uint16_t express = configuration_.add_capability(0x10, 0x3c);
         configuration_.put(at(express, 2), 2 | 9 << 4, 2);
+        if (translation.pasid_width != 0) {
+            constexpr std::uint32_t end_to_end_prefix = 1u << 21;
+            configuration_.put(at(express, 0x24), end_to_end_prefix, 4);
+            pasid_ = configuration_.add_extended_capability(0x1b, 1, 8);
+            configuration_.put(at(pasid_, 4), translation.pasid_width << 8, 2);
+            configuration_.allow(at(pasid_, 6), 1, 2);
+        }
+        if (translation.ats) {
+            constexpr std::uint16_t page_aligned = 1u << 5;
+            ats_ = configuration_.add_extended_capability(0x0f, 1, 8);
+            configuration_.put(at(ats_, 4), page_aligned, 2);
+            configuration_.allow(at(ats_, 6), ats_enable | 0x1f, 2);
+        }
         add_structure(1, common, common_bytes);
         add_structure(3, interrupt_status, 4);
         add_structure(4, block_configuration, block_configuration_bytes);
@@ -116,6 +138,12 @@ public:
             return;
         }
         configuration_.write(offset, size, value);
+        if (ats_ != 0 && (configuration_.read(at(ats_, 6), 2) & ats_enable) != 0) {
+            ats_was_enabled_ = true;
+        }
+        if (pasid_ != 0 && (configuration_.read(at(pasid_, 6), 2) & 1) != 0) {
+            pasid_was_enabled_ = true;
+        }
         device_.interrupt().table.control_by(
             static_cast<std::uint16_t>(configuration_.read(at(msix_, 2), 2)));
         device_.notify(); // a vector may be unmasked, or DMA be allowed
@@ -152,6 +180,10 @@ public:
     void serve() noexcept {
         if (configuration_.is_bus_master()) device_.serve();
     }
+
+    /// Whether the driver has turned on what pci_translation offers.
+    [[nodiscard]] bool ats_was_enabled() const noexcept { return ats_was_enabled_; }
+    [[nodiscard]] bool pasid_was_enabled() const noexcept { return pasid_was_enabled_; }
 
     /// Both read after the I/O thread has ended.
     [[nodiscard]] const block_statistics& statistics() const noexcept {
@@ -307,7 +339,9 @@ private:
 
     block device_;
     pci_configuration configuration_;
-    std::uint16_t access_ = 0, msix_ = 0;
+    static constexpr std::uint16_t ats_enable = 1u << 15;
+    std::uint16_t access_ = 0, msix_ = 0, ats_ = 0, pasid_ = 0;
+    std::atomic<bool> ats_was_enabled_{false}, pasid_was_enabled_{false};
     // A driver selects and then reads: it does so on one vCPU at a time.
     std::atomic<std::uint32_t> feature_select_{0}, driver_feature_select_{0}, queue_select_{0};
 };

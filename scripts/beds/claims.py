@@ -26,6 +26,8 @@ class Facts:
     second_before: str    # the same of the disk on the PCI bus
     second_after: str
     page_kib: int         # of the guest's kernel
+    full: bool            # the SMMU has all that the library has; False: stage 1 alone
+    stalls: bool          # its disk waits for faults, and the guest's kernel answers them
     domain: str           # type of the domains that the guest's kernel begins with
     emulated: bool        # True: the VMM runs in an emulated machine; False: on this host
 
@@ -36,6 +38,8 @@ class Event:
     number: int
     stream: int
     address: int
+    stalled: bool
+    tag: int
 
 
 class Console:
@@ -93,7 +97,8 @@ def logged_events(log):
         elif words is not None and (match := re.search(r":\s+0x([0-9a-f]{16})$", line)):
             words.append(int(match.group(1), 16))
             if len(words) == 4:
-                yield Event(words[0] & 0xff, words[0] >> 32, words[2])
+                yield Event(words[0] & 0xff, words[0] >> 32, words[2], words[1] >> 31 & 1 == 1,
+                            words[1] & 0xffff)
                 words = None
 
 
@@ -122,11 +127,32 @@ def guest_processors(console, facts):
     return str(facts.vcpus)
 
 
+# Bits of the mask that the driver logs (ARM_SMMU_FEAT_*): what only the full SMMU has.
+FULL = {1: "two-level CD tables", 3: "big-endian tables", 4: "PRI", 5: "ATS", 7: "MSI",
+        10: "stage 2", 11: "stalls", 12: "EL2", 14: "52-bit input addresses"}
+# What both have: two-level stream tables, little-endian tables, coherency, stage 1, ranges.
+BOTH = (0, 2, 8, 9, 15)
+# What no SMMU of a virtual machine may claim: SEV, forced stalls, BTM.
+NEVER = (6, 13, 16)
+
+
 def driver_probed(console, _):
     for line in console.log:
         if match := re.search(r"arm-smmu-v3 (\S+): ias (\d+)-bit, oas (\d+)-bit", line):
             return f"{match[1]}, ias {match[2]}, oas {match[3]} bits"
     raise Missing("the guest's arm-smmu-v3 driver logged no address sizes")
+
+
+def driver_features(console, facts):
+    for line in console.log:
+        if match := re.search(r"oas \d+-bit \(features 0x([0-9a-f]+)\)", line):
+            features = int(match[1], 16)
+            for bit in (*FULL, *BOTH, *NEVER):
+                wanted = bit in BOTH or (facts.full and bit in FULL)
+                expect((features >> bit & 1) == wanted,
+                       f"the driver found features {features:#x}: bit {bit} is not {int(wanted)}")
+            return f"{features:#x}" + (f": {', '.join(FULL.values())}" if facts.full else "")
+    raise Missing("the guest's arm-smmu-v3 driver logged no features")
 
 
 def placed(console, facts, which=""):
@@ -212,11 +238,16 @@ def undisturbed(busy_which):
 ITS_DOORBELL = 0x0809_0040
 
 
+def taken(console, chip, action):
+    """How many interrupts of `chip` the guest counts for what matches `action`, one per line."""
+    return [sum(map(int, re.match(r"interrupts +\d+:((?: +\d+)+)", line)[1].split()))
+            for line in console.guest
+            if line.startswith("interrupts ") and re.search(rf" {chip}.* {action}$", line)]
+
+
 def messages(console, facts):
     """Message signalled interrupts of the PCI disk, as the guest counts them and as the VMM does."""
-    counts = [int(count) for line in console.guest
-              if line.startswith("interrupts ") and re.search(r"ITS-.*virtio\d+-req", line)
-              for count in re.match(r"interrupts +\d+:((?: +\d+)+)", line)[1].split()]
+    counts = taken(console, "ITS-", r"virtio\d+-req\S*")
     expect(counts and sum(counts) > 0, "the guest counts no message of a disk's queue")
     report = console.report()
     sent = report.get("messages", {})
@@ -234,6 +265,64 @@ def messages(console, facts):
             f"{sum(counts)} since it was bound last")
 
 
+def own_messages(console, _):
+    """The SMMU's own interrupts are messages: none of its wires moves."""
+    for name in ("evtq", "priq", "gerror"):
+        expect(len(taken(console, "ITS-", f"arm-smmu-v3-{name}")) == 1,
+               f"the guest's driver has no message for {name}")
+    events = taken(console, "ITS-", "arm-smmu-v3-evtq")[0]
+    report = console.report()
+    sent = report["messages"]["of_smmu"]
+    expect(0 < events <= sent, f"{sent} sent, {events} taken for events")
+    edges = {line["name"]: line["edges"] for line in report["smmu_lines"]}
+    expect(edges and not any(edges.values()), f"edges on wires: {edges}")
+    written = report["smmu"]["interrupts"] - sent
+    expect(written >= 100, f"{written} messages went into memory, for CMD_SYNC")
+    return f"{sent} to the doorbell, {written} into memory for CMD_SYNC, none by wire"
+
+
+def stalled(console, _):
+    """Refused DMA waits for the driver, which ends it by CMD_RESUME."""
+    refused(console, "unmapped")
+    events = [event for event in console.events if event.number == 0x10]
+    expect(events and all(event.stalled for event in events),
+           "an event 0x10 does not say that the access is stalled")
+    expect(len({event.tag for event in events}) == len(events), "two stalls have the same tag")
+    return f"tags {', '.join(f'{event.tag:#x}' for event in events)}"
+
+
+# The first kernel whose driver takes a device tree's word for ATS.
+ATS_SINCE = (6, 11)
+
+
+def substreams(console, facts):
+    """The driver turned on what the PCI disk offers, so it has CD tables of more than one entry."""
+    sent = console.report()["messages"]
+    expect(sent["pasid_was_enabled"] == 1, "the driver has not enabled PASIDs of the PCI disk")
+    version = tuple(map(int, re.match(r"(\d+)\.(\d+)", facts.kernel).groups()))
+    expect(sent["ats_was_enabled"] == int(version >= ATS_SINCE),
+           f"ATS of the PCI disk: {sent['ats_was_enabled']}, with kernel {version}")
+    return "PASIDs and ATS" if version >= ATS_SINCE else "PASIDs"
+
+
+DISK_PAGES = 512    # what the guest reads while it counts: the whole first disk
+
+
+def counted(console, _):
+    """The guest's perf events on our counters, by stream, while it reads the first disk."""
+    console.line(r"GUEST: performance monitor \S+")
+    counts = {(int(event), stream): int(count) for event, stream, count in re.findall(
+        r"^GUEST: count (\d+) stream (\S+) (\d+)$", console.text, re.M)}
+    for wanted in ((1, "any"), (1, "0x10"), (1, "0x108"), (2, "0x10")):
+        expect(wanted in counts, f"no count of event {wanted[0]}, stream {wanted[1]}")
+    everything, busy, idle = counts[1, "any"], counts[1, "0x10"], counts[1, "0x108"]
+    expect(busy >= DISK_PAGES, f"{busy} accesses for {DISK_PAGES} pages")
+    expect(idle == 0 and everything >= busy, f"{idle} accesses of the idle disk, {everything} of all")
+    expect(0 < counts[2, "0x10"] <= busy, f"{counts[2, '0x10']} TLB misses in {busy} accesses")
+    return (f"{busy} accesses and {counts[2, '0x10']} TLB misses of the busy disk, none of the "
+            "idle one")
+
+
 def refused(console, kind):
     """The StreamID of an injection of which the VMM says that nothing was read or written."""
     lines = [line[1:] for line in console.injections if line[0] == kind]
@@ -245,12 +334,13 @@ def refused(console, kind):
     return lines[0][0]
 
 
-def unmapped(console, _):
+def unmapped(console, facts):
     stream = refused(console, "unmapped")
     events = [event for event in console.events if event.number == 0x10]
     expect(events, "the guest's driver logged no event 0x10")
     expect(all(event.stream == stream for event in events),
            f"an event 0x10 is for another stream than {stream:#x}")
+    expect(facts.stalls or not any(event.stalled for event in events), "an event says: stalled")
     return f"{len(events)} x event 0x10, stream {stream:#x}, address {events[0].address:#x}"
 
 
@@ -284,10 +374,13 @@ def still_served(console, facts):
     return f"{found[:16]}..."
 
 
-def driver_content(console, _):
+def driver_content(console, facts):
     expect(console.log, "the guest printed none of its driver's lines")
     known = (r"ias \d+-bit|allocated \d+ entries|option|msi_domain|event 0x(10|02) received|"
              r":\s+0x[0-9a-f]{16}$")
+    if facts.full:
+        known += (r"|2-level strtab only covers 25/32 bits of SID|"
+                  r"pmcg \S+: Registered PMU @ 0x\w+ using 8 counters with Individual filter")
     odd = [line for line in console.log if not re.search(known, line)]
     expect(not odd, f"the driver logged: {odd[0] if odd else ''}")
     return f"{len(console.log)} lines, no error among them"
@@ -361,6 +454,7 @@ class Claim:
     text: str
     judge: object                 # (Console, Facts) -> evidence, or raises Missing
     spoilers: tuple = ()          # (pattern, replacement): each makes a good console a bad one
+    when: object = lambda facts: True   # (Facts) -> whether it applies to a run
 
 
 def drop(pattern):
@@ -382,6 +476,10 @@ CLAIMS = (
            (r"page size \d+", "page size 8"))),
     Claim("the guest sees its vCPUs", guest_processors, ((r"(GUEST: processors) \d+", r"\1 0"),)),
     Claim("the guest's own driver set up our SMMU", driver_probed, (drop("ias "),)),
+    Claim("the driver found the features that were asked for", driver_features,
+          (drop("ias "), (r"\(features 0x[0-9a-f]+\)", "(features 0x00018305)"),
+           (r"\(features 0x[0-9a-f]+\)", "(features 0x00008301)"),
+           (r"\(features 0x[0-9a-f]+\)", "(features 0x0008d7bf)"))),
     Claim("the disk is behind the SMMU", behind_smmu,
           (drop("GUEST: disk"), (r"(GUEST: disk .* domain) \S+", r"\1 blocked"))),
     Claim("the guest reads what the host wrote", boot_read,
@@ -424,6 +522,23 @@ CLAIMS = (
            (r'("not_delivered":)0', r"\g<1>1"), (r'("delivered":)\d+', r"\g<1>1"),
            (r'("msi_messages":)\d+', r"\g<1>1"),
            (r'("last_address":)\d+', rf"\g<1>{ITS_DOORBELL}"))),
+    Claim("the SMMU's own interrupts are messages", own_messages,
+          (drop("arm-smmu-v3-priq"), (r"(interrupts +\d+:).*(ITS-.*evtq)", r"\1 0 \2"),
+           (r'("eventq","edges":)0', r"\g<1>1"), (r'("of_smmu":)\d+', r"\g<1>0"),
+           (r'("interrupts":)\d+', r"\g<1>20")), when=lambda facts: facts.full),
+    Claim("refused DMA is stalled until the driver ends it", stalled,
+          (drop("event 0x10"), (r"(0x0000020\w)8([0-9a-f]{7})$", r"\g<1>0\2"),
+           (r"(0x00000200800000)\w\w$", r"\g<1>40")), when=lambda facts: facts.stalls),
+    Claim("the driver set up substreams for the PCI disk", substreams,
+          ((r'("pasid_was_enabled":)1', r"\g<1>0"),
+           (r'("ats_was_enabled":)(\d)', lambda match: match[1] + str(1 - int(match[2])))),
+          when=lambda facts: facts.full),
+    Claim("the driver's performance monitor counts what the disks do", counted,
+          (drop("GUEST: count 1 stream any"), (r"(GUEST: count 1 stream 0x10) \d+", r"\1 10"),
+           (r"(GUEST: count 1 stream 0x108) \d+", r"\1 3"),
+           (r"(GUEST: count 1 stream any) \d+", r"\1 7"),
+           (r"(GUEST: count 2 stream 0x10) \d+", r"\1 0"), drop("GUEST: performance monitor")),
+          when=lambda facts: facts.full),
     Claim("DMA to unmapped addresses is refused and logged", unmapped,
           (drop("INJECT unmapped"), drop("event 0x10"),
            (r"(INJECT unmapped .*) read refused", r"\1 read completed"),
@@ -467,6 +582,8 @@ def judge(text, facts):
     """[(claim, holds, evidence or reason)] in the order of CLAIMS."""
     console, verdicts = Console(text), []
     for claim in CLAIMS:
+        if not claim.when(facts):
+            continue
         try:
             verdicts.append((claim, True, claim.judge(console, facts)))
         except Missing as missing:
@@ -482,6 +599,8 @@ def self_test(text, facts):
                 for claim, holds, reason in judge(text, facts) if not holds]
     trials = 1
     for claim in CLAIMS:
+        if not claim.when(facts):
+            continue
         for pattern, replacement in claim.spoilers:
             trials += 1
             spoiled = re.sub(pattern, replacement, text, flags=re.M)
@@ -493,7 +612,8 @@ def self_test(text, facts):
     for field, other in (("kernel", "1.0"), ("vcpus", facts.vcpus + 1), ("nodes", facts.nodes + 1),
                          ("memory", facts.memory * 2), ("disk_before", facts.disk_after),
                          ("disk_after", facts.disk_before), ("second_before", facts.second_after),
-                         ("second_after", facts.second_before), ("page_kib", 64),
+                         ("second_after", facts.second_before), ("page_kib", 64), ("full", not facts.full),
+                         ("stalls", not facts.stalls),
                          ("domain", "identity")):
         trials += 1
         if all(holds for _, holds, _ in judge(text, dataclasses.replace(facts, **{field: other}))):

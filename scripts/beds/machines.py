@@ -24,12 +24,12 @@ GUEST_APPLETS = ("sh mount insmod cat echo grep sed dmesg sha256sum dd readlink 
                  "sleep stty sync poweroff uname nproc rm touch")
 OUTER_APPLETS = GUEST_APPLETS + " mv kill"
 # virtio_pci serves QEMU's own SMMU, which has PCI devices only.
-GUEST_MODULES = ("virtio_mmio", "virtio_pci", "virtio_blk")
+GUEST_MODULES = ("virtio_mmio", "virtio_pci", "virtio_blk", "arm_smmuv3_pmu")
 
 
 class Kernel:
     """Debian's arm64 kernel of one suite, with pages of 4 or 16 KiB: .image, .modules (folder),
-    .release, .name."""
+    .release, .name, .answers_stalls."""
 
     def __init__(self, suite, page_kib=4):
         meta = "linux-image-arm64" + ("" if page_kib == 4 else f"-{page_kib}k")
@@ -46,6 +46,10 @@ class Kernel:
             debian.unpack(archive.download(package[:1]), self.folder)
         self.image = next(self.folder.glob("boot/vmlinuz-*"))
         self.release = self.image.name.split("-", 1)[1]
+        # Since 6.10 a driver that nothing has configured for page faults leaves stalled DMA waiting.
+        version = tuple(map(int, self.release.split(".")[:2]))
+        settings = next(self.folder.glob("boot/config-*")).read_text()
+        self.answers_stalls = version < (6, 10) or "CONFIG_IOMMU_IOPF=y" in settings
         self.modules = next(path for path in (self.folder / "lib/modules" / self.release,
                                               self.folder / "usr/lib/modules" / self.release)
                             if path.exists())
@@ -121,12 +125,25 @@ def quietly(command, log):
         raise BedError("\n".join([f"{command[0]} failed (whole log in {log}):", *shown]))
 
 
-def pack_guest(kernel, path):
-    """The initial file system of the guest that drives the disk behind the SMMU."""
+def count_events():
+    """A static arm64 program that counts events of a performance monitor."""
+    program, source = ARM64 / "count-events", BEDS / "count-events.cpp"
+    if not program.exists() or program.stat().st_mtime < source.stat().st_mtime:
+        compiler = "g++" if ON_ARM64 else "aarch64-linux-gnu-g++"
+        debian.require_tools(compiler)
+        quietly([compiler, "-std=c++20", "-static", "-Os", "-s", str(source), "-o", str(program)],
+                ARM64 / "count-events.log")
+    return program
+
+
+def pack_guest(kernel, path, programs=()):
+    """The initial file system of the guest that drives the disks behind the SMMU."""
     archive = Initramfs()
     archive.busybox(busybox(), GUEST_APPLETS)
     archive.modules(kernel.modules, GUEST_MODULES)
     archive.file("init", (BEDS / "guest-init.sh").read_bytes(), executable=True)
+    for program in programs:
+        archive.file(f"bin/{program.name}", program.read_bytes(), executable=True)
     archive.write(path)
 
 

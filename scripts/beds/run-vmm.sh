@@ -3,7 +3,8 @@
 # from the guest's console, "OUTER:" lines with what the kernel says about the VMM from outside:
 # where its threads may run and where its memory lies. The same script serves the emulated machine
 # (busybox) and an arm64 host. Environment: DEMO_VCPUS, DEMO_NODES, DEMO_MEMORY (MiB), DEMO_TIMEOUT,
-# DEMO_OPTIONS (for the guest's command line).
+# DEMO_OPTIONS (for the guest's command line), DEMO_FEATURES (of the SMMU),
+# DEMO_STALLS (--can-stall, or nothing).
 cd "$1" || exit 1
 rm -f report.json sample
 
@@ -19,7 +20,7 @@ sample() {
 ./linux_kvm_arm64 --kernel Image --initrd guest.cpio --disk disk --pci-disk pci-disk \
     --vcpus "$DEMO_VCPUS" --memory "$DEMO_MEMORY" --numa-nodes "$DEMO_NODES" \
     --cmdline "console=ttyAMA0 quiet panic=-1 DEMO_INJECT=1 $DEMO_OPTIONS" \
-    --inject --report report.json --timeout "$DEMO_TIMEOUT" </dev/null &
+    --features "${DEMO_FEATURES:-stage1}" $DEMO_STALLS --inject --report report.json --timeout "$DEMO_TIMEOUT" </dev/null &
 vmm=$!
 # The last sample that shows every vCPU thread is kept: threads come last in it, so the memory was
 # looked at while the guest ran.

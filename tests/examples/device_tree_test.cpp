@@ -143,6 +143,32 @@ TEST_CASE("device tree: a PCI function has a StreamID and a DeviceID") {
     CHECK(tree.has("/intc@8000000", "ranges"));
 }
 
+TEST_CASE("device tree: what only the full SMMU has") {
+    machine_description machine = two_nodes();
+    machine.messages = machine.ats = machine.stalls = machine.counters = machine.pci = true;
+    machine.substream_bits = 6;
+    const parsed_tree tree{machine}, plain{two_nodes()};
+    const std::string smmu = "/iommu@9050000", disk = "/virtio_mmio@a000000";
+    const std::string counters = "/pmu@9070000";
+    const std::uint32_t its = tree.cells("/intc@8000000/its@8080000", "phandle").at(0);
+    CHECK(tree.cells(smmu, "msi-parent") == list{its, machine_map::smmu_device});
+    CHECK(tree.has("/pcie@3f000000", "ats-supported"));
+    CHECK(tree.has(disk, "dma-can-stall"));
+    CHECK(tree.cells(disk, "pasid-num-bits") == list{6});
+    CHECK(tree.text(counters, "compatible") == std::string{"arm,smmu-v3-pmcg\0", 17});
+    CHECK(tree.cells(counters, "reg") == list{0, 0x907'0000, 0, 0x1000});
+    CHECK(tree.cells(counters, "interrupts") == list{0, 78, 1});
+    CHECK(tree.cells(counters, "msi-parent") == list{its, machine_map::smmu_device});
+    CHECK_FALSE(plain.has(smmu, "msi-parent"));
+    CHECK_FALSE(plain.has(disk, "dma-can-stall"));
+    CHECK_FALSE(plain.has(disk, "pasid-num-bits"));
+    CHECK(fdt_path_offset(plain.blob.data(), counters.c_str()) < 0);
+    // Messages need their service even where there is no PCI bus.
+    machine.pci = false;
+    const parsed_tree no_pci{machine};
+    CHECK(fdt_path_offset(no_pci.blob.data(), "/intc@8000000/its@8080000") >= 0);
+}
+
 TEST_CASE("device tree: console, boot arguments and initial file system") {
     const parsed_tree tree{two_nodes()};
     CHECK(tree.text("/chosen", "bootargs") == std::string{"console=ttyAMA0\0", 16});

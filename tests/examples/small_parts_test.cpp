@@ -160,6 +160,7 @@ TEST_CASE("options: read whole or refused with a cause") {
         {"--kernel", "k", "--initrd", "i", "--disk", "d", "--vcpus", "65"},
         {"--kernel", "k", "--initrd", "i", "--disk", "d", "--vcpus", "2x"},
         {"--kernel", "k", "--initrd", "i", "--disk", "d", "--memory", "-1"},
+        {"--kernel", "k", "--initrd", "i", "--disk", "d", "--features", "most"},
         {"--kernel", "k", "--initrd", "i", "--disk", "d", "--memory", "99"},
         {"--kernel", "k", "--initrd", "i", "--disk", "d", "--memory", "98", "--numa-nodes", "2"},
         {"--kernel", "k", "--initrd", "i", "--disk", "d", "--memory", "99999999999999999999"}};
@@ -218,18 +219,27 @@ TEST_CASE("injector: only what is refused and leaves no trace counts as refused"
     std::vector<dma_source<suspicious_port>> sources;
     sources.push_back({"first", 1, {&ram, behaviour::refuses}});
     sources.push_back({"second", 2, {&ram, c.kind}});
-    injector device{std::move(sources), ram, pa{0x4000'1000}, last_of{&last}};
+    unsigned woken = 0;
+    injector device{std::move(sources), ram, pa{0x4000'1000}, last_of{&last},
+                    [&woken]() noexcept { ++woken; }};
     CHECK(device.read() == 0);
     device.write(0);
     device.write(3);
+    device.work();
+    CHECK(woken == 0);
     CHECK(device.done().empty());
     device.write(2);
+    device.write(1); // one at a time
+    CHECK(woken == 1);
+    CHECK(device.read() == 3);
+    device.work();
     CHECK(last.name == "second");
     CHECK((last.reads_refused == last.reads) == c.reads_refused);
     CHECK((last.writes_refused == last.writes) == c.writes_refused);
     CHECK(last.refused() == (c.reads_refused && c.writes_refused));
     CHECK(device.read() == (last.refused() ? 1u : 2u));
     device.write(1);
+    device.work();
     CHECK(device.read() == 1);
     CHECK(device.done().size() == 2);
 }

@@ -251,6 +251,44 @@ TEST_CASE("virtio_pci_disk: without MSI-X, bus mastering or after a reset nothin
     CHECK(done == (which == how::not_master ? 0u : 1u));
 }
 
+TEST_CASE("virtio_pci_disk: ATS and PASIDs are there where they are offered") {
+    const temporary_disk storage;
+    flat_memory memory;
+    unsigned notified = 0;
+    using disk_type = virtio_pci_disk<fake_port, counted_notify>;
+    const auto extended = [](disk_type& disk) {
+        std::map<unsigned, std::uint16_t> found;
+        for (std::uint64_t at = 0x100; at != 0;) {
+            const std::uint64_t head = disk.read_configuration(at, 4);
+            if (head == 0) break;
+            found[head & 0xffff] = static_cast<std::uint16_t>(at);
+            at = head >> 20;
+        }
+        return found;
+    };
+    disk_type plain{fake_port{&memory}, *storage.file, counted_notify{&notified}};
+    CHECK(extended(plain).empty());
+
+    disk_type both{fake_port{&memory}, *storage.file, counted_notify{&notified}, {true, 20}};
+    auto found = extended(both);
+    REQUIRE(found.size() == 2);
+    REQUIRE(found.count(0x0f) == 1);
+    REQUIRE(found.count(0x1b) == 1);
+    CHECK(both.read_configuration(found[0x1b] + 4u, 2) == 20u << 8);
+    CHECK_FALSE(both.pasid_was_enabled());
+    both.write_configuration(found[0x1b] + 6u, 2, 1);
+    CHECK(both.pasid_was_enabled());
+    CHECK_FALSE(both.ats_was_enabled());
+    both.write_configuration(found[0x0f] + 6u, 2, 0x801f);
+    CHECK(both.read_configuration(found[0x0f] + 6u, 2) == 0x801f);
+    both.write_configuration(found[0x0f] + 6u, 2, 0);
+    CHECK(both.ats_was_enabled());
+    // End-to-end TLP prefixes, without which no PASID passes.
+    std::uint64_t express = both.read_configuration(pci_header::capabilities, 1);
+    REQUIRE(both.read_configuration(express, 1) == 0x10);
+    CHECK((both.read_configuration(express + 0x24, 4) & 1u << 21) != 0);
+}
+
 TEST_CASE("virtio_pci_disk: random registers end in an answer") {
     bench b;
     b.start();
