@@ -236,8 +236,8 @@ TEST_CASE("GATOS is started once for each RUN", "[smmu][control]") {
     CHECK(b.executor.take().empty());
     CHECK(b.registers.read(reg::GATOS_SID, 8) == 0);
     CHECK(b.registers.read(reg::GATOS_ADDR, 8) == 0);
-    REQUIRE(b.registers.pending_atos());
-    b.registers.finish_atos(0x1234'5000);
+    REQUIRE(b.registers.atos().pending());
+    b.registers.atos().finish(0x1234'5000);
     CHECK(b.registers.read(reg::GATOS_CTRL, 4) == 0);
     CHECK(b.registers.read(reg::GATOS_PAR, 8) == 0x1234'5000);
     (void)b.write(reg::GATOS_CTRL, 1);

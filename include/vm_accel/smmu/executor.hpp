@@ -109,12 +109,12 @@ public:
     /// Answers at once, so that nobody sees RUN at 1.
     void run_atos() noexcept {
         if constexpr (Parts::F.atos) {
-            const auto pending = parts_.registers.pending_atos();
+            const auto pending = parts_.registers.atos().pending();
             if (!pending) return;
             const auto asked = address_translation_request::from(pending->sid, pending->address);
             const stream_table_registers registers = parts_.stream_registers();
             guest_tables tables{parts_.own_memory(), !asked.updates_inhibited};
-            parts_.registers.finish_atos(
+            parts_.registers.atos().finish(
                 address_translation<Parts::F, decltype(tables)>{tables, registers}.run(asked));
         }
     }

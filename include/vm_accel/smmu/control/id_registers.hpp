@@ -2,9 +2,10 @@
 #pragma once
 
 #include <vm_accel/smmu/vocabulary/features.hpp>
-#include <vm_accel/spec/register_fields.hpp>
+#include <vm_accel/spec/registers.hpp>
 
 #include <cstdint>
+#include <optional>
 
 namespace vm_accel::inline v0 {
 
@@ -87,6 +88,46 @@ struct id_registers {
     static constexpr std::uint32_t MPAMIDR =
         static_cast<std::uint32_t>(when(F.mpam, spec::MPAMIDR::PARTID_MAX::in_place(0xff) |
                                                     spec::MPAMIDR::PMG_MAX::in_place(0xff)));
+
+    /// Where the page of enhanced command queues is: after page 1, in registers.
+    static constexpr std::uint64_t CMDQ_CONTROL_PAGE_BASE =
+        when(F.ecmdq_log2 != 0, spec::mmio_size | spec::CMDQ_CONTROL_PAGE_BASE::PRESET::mask |
+                                    spec::CMDQ_CONTROL_PAGE_BASE::CMDQGS::in_place(1));
+
+    /// The one at that offset in page 0; nullopt = another register. PIDR and
+    /// CIDR are not among them: who made it is nobody.
+    [[nodiscard]] static constexpr std::optional<std::uint64_t> at(std::uint32_t offset) noexcept {
+        namespace reg = spec::reg;
+        switch (offset) {
+        case reg::IDR0:
+            return IDR0;
+        case reg::IDR1:
+            return IDR1;
+        case reg::IDR2:
+            return IDR2;
+        case reg::IDR3:
+            return IDR3;
+        case reg::IDR4:
+            return IDR4;
+        case reg::IDR5:
+            return IDR5;
+        case reg::IDR6:
+            return IDR6;
+        case reg::IIDR:
+            return IIDR;
+        case reg::AIDR:
+            return AIDR;
+        case reg::MPAMIDR:
+            return MPAMIDR;
+        case reg::CMDQ_CONTROL_PAGE_BASE0:
+            return CMDQ_CONTROL_PAGE_BASE;
+        case reg::CMDQ_CONTROL_PAGE_CFG0:    // EN
+        case reg::CMDQ_CONTROL_PAGE_STATUS0: // ENACK
+            return F.ecmdq_log2 != 0 ? 1 : 0;
+        default:
+            return std::nullopt;
+        }
+    }
 };
 
 static_assert(id_registers<stage1_features>::IDR0 == 0x0d40'101a);

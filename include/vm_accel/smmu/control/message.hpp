@@ -74,8 +74,8 @@ public:
         out.raise_eventq = out.raise_priq = out.raise_gerror = false;
         for (const wired_interrupt line :
              {wired_interrupt::eventq, wired_interrupt::priq, wired_interrupt::gerror}) {
-            if ((lines & bit(line)) == 0 || !registers.interrupt_enabled(line)) continue;
-            const interrupt_message message = registers.message_of(line);
+            if ((lines & bit(line)) == 0 || !registers.interrupts().enabled(line)) continue;
+            const interrupt_message message = registers.interrupts().message_of(line);
             if (!message) {
                 out.raise_eventq = out.raise_eventq || line == wired_interrupt::eventq;
                 out.raise_priq = out.raise_priq || line == wired_interrupt::priq;
