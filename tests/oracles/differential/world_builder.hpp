@@ -232,7 +232,11 @@ private:
         }
         run.address = address & ~(bytes - 1);
         if (run.address >= limit || bytes > limit - run.address) return;
-        if (run.address < m.table_window + (16U << 20) && m.table_window < run.address + bytes) {
+        // First tables side by side are one, so addresses that differ above it are the same.
+        const unsigned seen_bits = entry_bits(tree.granule, tree.start_level) + tree.granule - 3;
+        const std::uint64_t seen = (std::uint64_t{1} << std::min(tree.input_bits, seen_bits)) - 1;
+        const std::uint64_t window = m.table_window & seen;
+        if ((run.address & seen) < window + (16U << 20) && window < (run.address & seen) + bytes) {
             return;
         }
         run.slot =
@@ -745,14 +749,15 @@ private:
             return data + (random_.below((data_bytes >> 12) - 1) << 12);
         return random_.percent(60) ? hole + (random_.below(64) << 12) : far_hole;
     }
-    /// 0 = found none.
+    /// An IPA that stage 2 will never map: anything might be at a random place in a block. 0 =
+    /// found none.
     std::uint64_t unmapped_ipa(const machine_space& m) {
         for (int tries = 0; tries < 8; ++tries) {
             const std::uint64_t ipa =
                 random_.below(std::uint64_t{1} << std::min(m.tree.input_bits, 32U)) &
                 ~std::uint64_t{0xfff};
             const auto leaf = find_leaf(memory_, m.tree, ipa);
-            if (leaf && (*leaf & 1) == 0) return ipa;
+            if (leaf && *leaf == 0) return ipa;
         }
         return 0;
     }
@@ -762,8 +767,9 @@ private:
             return m.points[static_cast<std::size_t>(random_.below(m.points.size()))].address &
                    ~std::uint64_t{0xfff};
         }
-        const std::uint64_t limit = std::uint64_t{1} << (m.tree.input_bits + random_.below(2));
-        return random_.below(limit) & ~std::uint64_t{0xfff};
+        if (random_.percent(50)) return std::uint64_t{1} << m.tree.input_bits;
+        const std::uint64_t ipa = unmapped_ipa(m);
+        return ipa != 0 ? ipa : std::uint64_t{1} << m.tree.input_bits;
     }
 
     random_source& random_;
