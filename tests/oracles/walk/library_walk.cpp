@@ -34,33 +34,37 @@ public:
             return std::nullopt;
         }
         const u64 word = memory_.ours(at);
+        u64 bits = 0;
+        for (const auto& [read, which] : hidden_)
+            if (read == trace_.reads.size()) bits = which;
+        if (!hidden_.empty()) {
+            std::erase_if(seen_without_, [&](const auto& seen) { return seen.first == at; });
+            if (bits != 0) seen_without_.emplace_back(at, bits);
+        }
         trace_.reads.emplace_back(at, word);
-        return word & ~hidden_at(at);
+        return word & ~bits;
     }
     [[nodiscard]] std::optional<u64> compare_exchange(u64 at, u64 expected, u64 desired) noexcept {
-        const std::optional<u64> found = load(at);
-        if (!found) return std::nullopt;
-        trace_.reads.pop_back();
-        if (*found != expected) return found;
+        if (!tables::contains(at)) return std::nullopt;
+        u64 bits = 0;
+        for (const auto& [where, which] : seen_without_)
+            if (where == at) bits = which;
         u64& word = memory_.ours(at);
-        trace_.writes.push_back({at, word});
-        word = desired | (word & hidden_at(at));
-        return found;
+        const u64 seen = word & ~bits;
+        if (seen == expected) {
+            trace_.writes.push_back({at, word});
+            word = desired | (word & bits);
+        }
+        return seen;
     }
 
     bool elsewhere = false;
 
 private:
-    [[nodiscard]] u64 hidden_at(u64 at) const noexcept {
-        u64 bits = 0;
-        for (const auto& [where, what] : hidden_)
-            if (where == at) bits |= what;
-        return bits;
-    }
-
     tables& memory_;
     walk_trace& trace_;
     const hidden_bits& hidden_;
+    std::vector<std::pair<u64, u64>> seen_without_; ///< addresses that were read so, and the bits
 };
 
 [[nodiscard]] v::spec::ste ste_of(const configuration& c) noexcept {

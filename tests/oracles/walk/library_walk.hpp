@@ -58,8 +58,8 @@ struct walk_trace {
     claimed_range claimed;
 };
 
-/// Bits of words in memory, by their address.
-using hidden_bits = std::vector<std::pair<u64, u64>>;
+/// Bits of what is read, by the number of the read.
+using hidden_bits = std::vector<std::pair<std::size_t, u64>>;
 
 class library_walker {
 public:
@@ -69,8 +69,8 @@ public:
     /// Makes an STE and a CD of the configuration, as a driver would, and decodes them. Gives
     /// `translated`, or how the library refuses them.
     answer_kind prepare(const configuration& config, bool pan);
-    /// Walks under what was prepared. The bits of `hidden` are taken off those descriptors before
-    /// the walk sees them: for known deviations.
+    /// Walks under what was prepared. The bits of `hidden` are taken off descriptors before the
+    /// walk sees them: for known deviations.
     answer walk(u64 address, const question& asks, walk_trace& trace, const hidden_bits& hidden);
 
 private:
