@@ -459,3 +459,43 @@ TEST_CASE("an overflow of an SMMU's counter is noticed by poll", "[smmu][pmcg]")
     (void)m.iommu().poll();
     CHECK(g.mmio_read(pmcg::IRQ_STATUS, 4) == 1);
 }
+
+namespace {
+
+struct everything : default_smmu_options {
+    static constexpr smmu_features features = full_features;
+};
+
+} // namespace
+
+TEST_CASE("ATS requests and translated transactions are counted", "[smmu][pmcg]") {
+    guest::machine<set_associative<16, 2>, everything> m;
+    m.start();
+    (void)m.iommu()
+        .attach_device("gpu", m.all_of_ram, stream_id{0x10}, attach_options{.ats = true})
+        .value();
+    const std::uint64_t root = m.stage1_stream(0x10, 1);
+    const std::uint64_t ste = m.ste_address(0x10);
+    m.store64(ste + 8, 1ULL << spec::ste::EATS::low);
+    m.command(spec::cmd_cfgi_ste(stream_id{0x10}, true));
+    m.sync();
+    m.map(root, 0x1000, guest::ram + 0x80'0000);
+    auto g = m.iommu().performance_monitor();
+    CHECK(g.mmio_read(pmcg::CEID0, 8) == 0xff);
+    for (const std::uint64_t n : {0U, 1U, 2U}) {
+        g.mmio_write(pmcg::EVTYPER0 + 4 * n, 4, std::array{6U, 7U, 1U}[n] | 1U << 29);
+        g.mmio_write(pmcg::SMR0 + 4 * n, 4, 0xffff'ffff);
+        g.mmio_write(pmcg::EVCNTR0 + 8 * n, 8, 0);
+    }
+    g.mmio_write(pmcg::CNTENSET0, 8, 7);
+    g.mmio_write(pmcg::CR, 4, 1);
+    auto port = m.iommu().make_port("gpu").value();
+    CHECK(port.ats_translate({.address = iova{0x1000}}).read);
+    CHECK_FALSE(port.ats_translate({.address = iova{0x9000}}).read);
+    std::array<std::byte, 4> bytes{};
+    CHECK(port.read(iova{guest::ram + 0x80'0000}, bytes, {.translated = true}));
+    CHECK_FALSE(port.read(iova{0x1000}, bytes, {.translated = true})); // outside the window
+    CHECK(g.mmio_read(pmcg::EVCNTR0, 8) == 2);
+    CHECK(g.mmio_read(pmcg::EVCNTR0 + 8, 8) == 1);
+    CHECK(g.mmio_read(pmcg::EVCNTR0 + 16, 8) == 3);
+}

@@ -152,7 +152,9 @@ struct smmu_assembly {
                                     port_counters& port_share, translation_fault& fault) noexcept {
         if constexpr (F.ats) {
             if (asked.translated) {
-                return ats_by().access_translated(record.subject, asked, fault);
+                const outcome answer = ats_by().access_translated(record.subject, asked, fault);
+                if (!answer.is_fault()) port_share.translated_transactions.add();
+                return answer;
             }
         }
         const outcome answer = translate_unchecked(record, asked, port_share, fault);

@@ -133,8 +133,8 @@ public:
     [[nodiscard]] std::size_t saved_state_size() const noexcept {
         return state_size(parts_);
     }
-    /// Writes the whole state, stalled accesses included, into `out`: registers,
-    /// the queues' indices, the performance monitor. Caches are left out, and so
+    /// Writes the whole state into `out`: registers, the queues' indices, stalled
+    /// accesses, what ATS devices have not answered yet, the performance monitor. Caches are left out, and so
     /// are what the VMM itself has set up (memory, devices and their windows) and
     /// statistics. The guest's memory is saved by the VMM, after this returns.
     ///

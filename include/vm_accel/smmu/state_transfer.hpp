@@ -4,6 +4,7 @@
 
 #include <vm_accel/core/result.hpp>
 #include <vm_accel/smmu/control/id_registers.hpp>
+#include <vm_accel/smmu/host/attachment_set.hpp>
 #include <vm_accel/smmu/host/host_errors.hpp>
 #include <vm_accel/smmu/vocabulary/features.hpp>
 #include <vm_accel/smmu/vocabulary/saved_state.hpp>
@@ -30,6 +31,29 @@ template <smmu_features F>
     return sum;
 }
 
+/// What devices with an ATC have been told and not answered yet, by StreamID.
+template <class Parts, class Visit>
+void visit_devices(Parts& parts, Visit& visit) noexcept {
+    std::uint64_t here = 0;
+    parts.attachments.for_each([&](const attachment_record& record) {
+        here += record.ats != nullptr ? 1 : 0;
+    });
+    const char* const missing = "tells of a device that is not attached with ATS here";
+    const std::uint64_t count = visit(here, ~std::uint64_t{0});
+    visit.require(count == here, missing);
+    std::uint64_t visited = 0;
+    parts.attachments.for_each([&](const attachment_record& record) {
+        if (record.ats == nullptr || visited == count) return;
+        ++visited;
+        // Devices may have been attached in another order.
+        std::uint32_t stream = raw(record.subject.stream);
+        const attachment_record* const meant = parts.attachments.find(
+            stream_id{static_cast<std::uint32_t>(visit(stream, 0xffff'ffff))});
+        visit.require(meant != nullptr && meant->ats != nullptr, missing);
+        (meant != nullptr && meant->ats != nullptr ? *meant : record).ats->visit_state(visit);
+    });
+}
+
 /// All of the state. Caches are no part of it: they are filled again.
 template <class Parts, class Visit>
 void visit_state(Parts& parts, Visit& visit) noexcept {
@@ -39,6 +63,8 @@ void visit_state(Parts& parts, Visit& visit) noexcept {
     parts.control.visit_state(visit);
     visit.section(state_section::stalls);
     if constexpr (Parts::F.stalls) parts.stalls.visit_state(visit);
+    visit.section(state_section::devices);
+    if constexpr (Parts::F.ats) visit_devices(parts, visit);
     visit.section(state_section::performance);
     if constexpr (Parts::performance_type::enabled) parts.performance.monitor().visit_state(visit);
     visit.section(state_section::end);

@@ -75,6 +75,47 @@ public:
         tell();
     }
 
+    /// See saved_state.hpp. Tokens stay good: the device acknowledges them where
+    /// it is now.
+    template <class Visit>
+    void visit_state(Visit& visit) noexcept {
+        {
+            const std::lock_guard lock{mutex_};
+            std::uint64_t outstanding = 0;
+            for (std::size_t i = 0; i < Invalidations; ++i) {
+                entry& e = entries_[i];
+                const std::uint64_t at = visit(e.at, 3);
+                visit.require(at <= static_cast<std::uint64_t>(state::seen));
+                outstanding += at != static_cast<std::uint64_t>(state::free) ? 1 : 0;
+                visit(e.order, ~std::uint64_t{0});
+                visit(e.asked.first, ~std::uint64_t{0});
+                visit(e.asked.last, ~std::uint64_t{0});
+                visit(e.asked.has_substream, 1);
+                visit(e.asked.global, 1);
+                visit(e.asked.substream, 0xf'ffff);
+                const std::uint64_t token = visit(e.asked.token, 0xffff'ffff);
+                visit.require(token == 0 || token % Invalidations == i);
+            }
+            visit.require(visit(outstanding_, ~std::uint64_t{0}) == outstanding);
+            visit(order_, ~std::uint64_t{0});
+            visit(everything_owed_, 1);
+            visit(failed_, 1);
+            const std::uint64_t count = visit(response_count_, ~std::uint64_t{0});
+            visit.require(count <= Responses);
+            for (std::uint64_t i = 0; i < count && i < Responses; ++i) {
+                page_response response = responses_[(first_response_ + i) % Responses];
+                visit(response.group, 0x1ff);
+                const std::uint64_t code = visit(response.code, 0xf);
+                visit.require(code <= 1 || code == 0xf);
+                visit(response.has_substream, 1);
+                visit(response.substream, 0xf'ffff);
+                if (visit.is_loading()) responses_[i] = response;
+            }
+            if (visit.is_loading()) first_response_ = 0;
+        }
+        if (visit.is_loading()) tell();
+    }
+
     // For the device.
 
     /// The oldest invalidation that the device has not seen, if any.

@@ -172,6 +172,7 @@ public:
         if (attachment_->ats == nullptr) return {};
         const guard held{*this};
         translation_fault fault;
+        counters_->ats_requests.add();
         const ats_completion answer = device_->ats_translate(*attachment_, asked, fault);
         if (fault.has_event()) {
             pending_ |= device_->record(fault);

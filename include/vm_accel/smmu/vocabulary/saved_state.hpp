@@ -23,7 +23,7 @@
 namespace vm_accel::inline v0 {
 
 /// Sections, in their order.
-enum class state_section : std::uint8_t { registers = 1, commands, stalls, performance, end };
+enum class state_section : std::uint8_t { registers = 1, commands, stalls, devices, performance, end };
 
 namespace saved_state {
 
@@ -106,7 +106,7 @@ public:
         put(value);
         return value;
     }
-    void require(bool) noexcept {}
+    void require(bool, const char* = nullptr) noexcept {}
     void section(state_section which) noexcept { put(static_cast<std::uint64_t>(which)); }
     [[nodiscard]] static constexpr bool is_loading() noexcept { return false; }
 
@@ -149,9 +149,9 @@ public:
         if (is_loading()) field.store(static_cast<T>(word), std::memory_order_release);
         return word;
     }
-    /// Of the word that was read last.
-    void require(bool holds) noexcept {
-        if (!holds) refuse();
+    /// Of the word that was read last. `why` ends a sentence about that word.
+    void require(bool holds, const char* why = no_such_value) noexcept {
+        if (!holds) refuse(why);
     }
     void section(state_section which) noexcept {
         const std::uint64_t word = take(0xff);
@@ -168,8 +168,9 @@ public:
         return fail(errc::mismatch,
                     fixed_text<160>{"saved SMMU state: word "}
                         .append_number(refused_ - 1)
-                        .append(" has a value that no SMMU with these features has"),
-                    "take another copy");
+                        .append(" ")
+                        .append(why_refused_),
+                    "take another copy, or prepare the SMMU as the saved one was");
     }
 
 private:
@@ -184,13 +185,18 @@ private:
         if ((word & ~allowed) != 0) refuse();
         return word;
     }
-    void refuse() noexcept {
-        if (refused_ == 0) refused_ = next_;
+    void refuse(const char* why = no_such_value) noexcept {
+        if (refused_ != 0) return;
+        refused_ = next_;
+        why_refused_ = why;
     }
+    static constexpr const char* no_such_value =
+        "has a value that no SMMU with these features has";
 
     std::span<const std::byte> state_;
     purpose why_;
     std::size_t next_ = saved_state::header_words;
+    const char* why_refused_ = no_such_value;
     std::size_t refused_ = 0; ///< number of the word that was refused, plus one
 };
 

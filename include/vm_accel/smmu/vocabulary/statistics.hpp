@@ -21,7 +21,7 @@ struct alignas(64) port_counters {
     counter configuration_accesses;  ///< reads of stream and CD tables, of up to 64 bytes
     counter walk_accesses;           ///< reads and updates of translation tables
     counter ats_requests;            ///< ATS translation requests
-    counter translated_transactions; ///< ATS translated transactions
+    counter translated_transactions; ///< ATS translated transactions that passed
 };
 
 /// Sums of what performance monitors count, by number of the architected event
@@ -30,10 +30,12 @@ struct event_totals {
     std::array<std::uint64_t, 8> of{};
 
     [[nodiscard]] static event_totals from(const port_counters& c) noexcept {
-        return {{0, c.hits.read() + c.misses.read() + c.unresolved.read(), c.misses.read(),
-                 c.configuration_misses.read(), c.walk_accesses.read(),
-                 c.configuration_accesses.read(), c.ats_requests.read(),
-                 c.translated_transactions.read()}};
+        const std::uint64_t requests = c.ats_requests.read();
+        const std::uint64_t translated = c.translated_transactions.read();
+        return {{0,
+                 c.hits.read() + c.misses.read() + c.unresolved.read() + requests + translated,
+                 c.misses.read(), c.configuration_misses.read(), c.walk_accesses.read(),
+                 c.configuration_accesses.read(), requests, translated}};
     }
     constexpr event_totals& operator+=(const event_totals& other) noexcept {
         for (std::size_t i = 0; i < of.size(); ++i)
