@@ -100,6 +100,13 @@ public:
         return r;
     }
 
+    /// Where stage 2 puts an SMMU's own read, of a CD.
+    result read_through_stage2(u64 ipa) {
+        asked_access read;
+        read.privileged = true;
+        return stage2(ipa, read, 0xff, 0, true, false);
+    }
+
 private:
     static result failed(why event) {
         result r;

@@ -165,6 +165,7 @@ TEST_CASE("the first table's base", "[smmu][walk]") {
     const auto r = GENERATE(row{"a whole page", {12, false}, 48, 48, 0xff0},
                             row{"8 descriptors", {12, false}, 42, 48, 0x30},
                             row{"2 descriptors", {12, false}, 40, 48, 0},
+                            row{"2 descriptors, IPS 52 but no form for it", {12, false}, 40, 52, 0},
                             row{"2 descriptors, DS", {12, true}, 40, 48, 0x30},
                             row{"2 descriptors of 64 KiB, 52 bits", {16, false}, 43, 52, 0x30},
                             row{"4 descriptors of 16 KiB", {14, false}, 38, 48, 0x10},

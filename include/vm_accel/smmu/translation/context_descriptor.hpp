@@ -56,7 +56,7 @@ template <smmu_features F>
     const std::optional<std::uint8_t> granule = granule_of<F>(fields.granule, upper);
     if (!granule) return false;
     const bool wide = wide_asked && *granule != 16;
-    const std::uint64_t table = aligned_table(fields.table, output_bits);
+    const std::uint64_t table = table_base(fields.table);
     if (!is_legal_stage1_tsz<F>(fields.tsz, *granule, wide) ||
         !is_legal_table(table, output_bits, *granule, wide)) {
         return false;

@@ -70,7 +70,7 @@ template <smmu_features F>
     if (!granule) return false;
     const bool wide = F.ds && *granule != 16 && get<E::S2DS>(entry) != 0;
     const std::uint8_t output_bits = output_bits_of<F>(get<E::S2PS>(entry));
-    const std::uint64_t table = aligned_table(entry.word[3].value(), output_bits);
+    const std::uint64_t table = table_base(entry.word[3].value());
     const std::uint64_t tsz = get<E::S2T0SZ>(entry);
     if (!is_legal_table(table, output_bits, *granule, wide) ||
         !is_legal_stage2_tsz<F>(tsz, *granule, wide)) {

@@ -67,11 +67,9 @@ template <smmu_features F>
 }
 
 /// Bits [51:4] of a table's address as a CD or STE has it; the bits above are
-/// RES0. With 52-bit output it is aligned to 64 bytes at least.
-[[nodiscard]] constexpr std::uint64_t aligned_table(std::uint64_t field,
-                                                    unsigned output_bits) noexcept {
-    const std::uint64_t address = field & 0x000f'ffff'ffff'fff0;
-    return output_bits == 52 ? address & ~std::uint64_t{0x3f} : address;
+/// RES0. Bits below the table's own size are zero to the walk (table_format).
+[[nodiscard]] constexpr std::uint64_t table_base(std::uint64_t field) noexcept {
+    return field & 0x000f'ffff'ffff'fff0;
 }
 
 /// The level at which a stage-2 walk starts (DDI 0487, VTCR_EL2.SL0 and SL2);
