@@ -102,8 +102,8 @@ public:
         if (!is_initialized()) return false;
         parts_.deferred.clear();
         if constexpr (parts::performance_type::enabled) {
-            use_performance_monitor(
-                parts_, [](auto& monitor, auto& sums) { monitor.settle(sums); });
+            use_performance_monitor(parts_,
+                                    [](auto& monitor, auto& sums) { monitor.settle(sums); });
         }
         auto held = parts_.lock();
         parts_.service(held.after);
@@ -130,12 +130,10 @@ public:
     // --- save and restore --------------------------------------------------
 
     /// Bytes that save() needs.
-    [[nodiscard]] std::size_t saved_state_size() const noexcept {
-        return state_size(parts_);
-    }
+    [[nodiscard]] std::size_t saved_state_size() const noexcept { return state_size(parts_); }
     /// Writes the whole state into `out`: registers, the queues' indices, stalled
-    /// accesses, what ATS devices have not answered yet, the performance monitor. Caches are left out, and so
-    /// are what the VMM itself has set up (memory, devices and their windows) and
+    /// accesses, what ATS devices have not answered yet, the performance monitor. Caches are left
+    /// out, and so are what the VMM itself has set up (memory, devices and their windows) and
     /// statistics. The guest's memory is saved by the VMM, after this returns.
     ///
     /// Device threads may not start accesses meanwhile; those under way end

@@ -35,9 +35,8 @@ template <smmu_features F>
 template <class Parts, class Visit>
 void visit_devices(Parts& parts, Visit& visit) noexcept {
     std::uint64_t here = 0;
-    parts.attachments.for_each([&](const attachment_record& record) {
-        here += record.ats != nullptr ? 1 : 0;
-    });
+    parts.attachments.for_each(
+        [&](const attachment_record& record) { here += record.ats != nullptr ? 1 : 0; });
     const char* const missing = "tells of a device that is not attached with ATS here";
     const std::uint64_t count = visit(here, ~std::uint64_t{0});
     visit.require(count == here, missing);

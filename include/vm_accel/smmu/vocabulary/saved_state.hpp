@@ -23,7 +23,14 @@
 namespace vm_accel::inline v0 {
 
 /// Sections, in their order.
-enum class state_section : std::uint8_t { registers = 1, commands, stalls, devices, performance, end };
+enum class state_section : std::uint8_t {
+    registers = 1,
+    commands,
+    stalls,
+    devices,
+    performance,
+    end
+};
 
 namespace saved_state {
 
@@ -190,8 +197,7 @@ private:
         refused_ = next_;
         why_refused_ = why;
     }
-    static constexpr const char* no_such_value =
-        "has a value that no SMMU with these features has";
+    static constexpr const char* no_such_value = "has a value that no SMMU with these features has";
 
     std::span<const std::byte> state_;
     purpose why_;

@@ -32,8 +32,7 @@ struct event_totals {
     [[nodiscard]] static event_totals from(const port_counters& c) noexcept {
         const std::uint64_t requests = c.ats_requests.read();
         const std::uint64_t translated = c.translated_transactions.read();
-        return {{0,
-                 c.hits.read() + c.misses.read() + c.unresolved.read() + requests + translated,
+        return {{0, c.hits.read() + c.misses.read() + c.unresolved.read() + requests + translated,
                  c.misses.read(), c.configuration_misses.read(), c.walk_accesses.read(),
                  c.configuration_accesses.read(), requests, translated}};
     }
