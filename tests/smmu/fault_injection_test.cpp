@@ -200,3 +200,112 @@ TEST_CASE("without injection the SMMU uses the guest's memory itself", "[smmu][i
     STATIC_REQUIRE(std::is_same_v<smmu_memory<region_map, no_fault_injection>, region_map>);
     STATIC_REQUIRE(guest_memory<failing_memory<region_map, planned_faults<>>>);
 }
+
+namespace {
+
+struct failing_everything : failing_options {
+    static constexpr smmu_features features = full_features;
+};
+constexpr std::uint64_t request_ring = guest::ram + 0x28000;
+
+/// A PCIe device whose faults may stall and whose tables have flags to be set.
+struct whole : guest::machine<set_associative<16, 2>, failing_everything> {
+    whole() {
+        start();
+        (void)iommu()
+            .attach_device("gpu", all_of_ram, stream_id{sid}, attach_options{.ats = true})
+            .value();
+        root = stage1_stream(sid, 1);
+        cd_address = load64(ste_address(sid)) & spec::ste::S1ContextPtr::mask;
+        spec::cd context = plain_cd(root, 1);
+        set<spec::cd::HA>(context, 1);
+        set<spec::cd::HD>(context, 1);
+        store(cd_address, context);
+        write64(reg::PRIQ_BASE, request_ring | 3);
+        write32(reg::CR0, 0xf);
+        write32(reg::IRQ_CTRL, 0x7);
+        command(spec::cmd_cfgi_all());
+        sync();
+    }
+    std::uint32_t errors() { return read32(reg::GERROR) ^ read32(reg::GERRORN); }
+    std::uint64_t root = 0;
+    std::uint64_t cd_address = 0;
+};
+
+} // namespace
+
+TEST_CASE("a flag that cannot be set is an external abort of the walk", "[smmu][injection]") {
+    whole m;
+    m.map(m.root, 0x1000, elsewhere, 3, {.access_flag = false});
+    const std::uint64_t slot = m.descriptor_slot(m.root, 0x1000);
+    REQUIRE(m.iommu().fault_injection().plan(
+        {.what = memory_operation::update, .where = {pa{slot}, 8}}));
+    auto port = m.iommu().make_port("gpu").value();
+    std::array<std::byte, 4> bytes{};
+    CHECK_FALSE(port.read(iova{0x1000}, bytes));
+    const auto record = m.event();
+    REQUIRE(record);
+    CHECK(guest::id_of(*record) == spec::event_id::F_WALK_EABT);
+    using R = spec::event_record;
+    CHECK(get<R::FetchAddr>(*record) << R::FetchAddr::low == slot);
+    CHECK((m.load64(slot) & spec::stage1_leaf::AF::mask) == 0);
+    CHECK(port.read(iova{0x1000}, bytes));
+    CHECK((m.load64(slot) & spec::stage1_leaf::AF::mask) != 0);
+}
+
+TEST_CASE("page requests that overflow, or cannot be written", "[smmu][injection]") {
+    whole m;
+    auto& faults = m.iommu().fault_injection();
+    auto port = m.iommu().make_port("gpu").value();
+    faults.overflow(output_queue::page_requests);
+    port.request_page({.address = iova{0x1000}, .group = 3});
+    CHECK(m.read32(reg::PRIQ_PROD) == 0x8000'0000);
+    auto answer = port.next_page_response();
+    REQUIRE(answer);
+    CHECK(answer->group == 3);
+    CHECK(answer->code == page_response_code::success); // "try again"
+    m.write32(reg::PRIQ_CONS, 0x8000'0000);
+    CHECK(m.errors() == 0);
+
+    REQUIRE(faults.plan({.what = memory_operation::write, .where = {pa{request_ring}, 128}}));
+    port.request_page({.address = iova{0x1000}, .group = 4});
+    answer = port.next_page_response();
+    REQUIRE(answer);
+    CHECK(answer->code == page_response_code::failure);
+    CHECK(m.errors() == spec::GERROR::PRIQ_ABT_ERR::mask);
+    m.write32(reg::GERRORN, m.read32(reg::GERROR));
+
+    faults.drop(wired_interrupt::priq);
+    const std::uint64_t told = m.sink.pulses(wired_interrupt::priq);
+    port.request_page({.address = iova{0x1000}, .group = 5});
+    CHECK(m.sink.pulses(wired_interrupt::priq) == told);
+    CHECK((m.read32(reg::PRIQ_PROD) & 0xf) == 1);
+    port.request_page({.address = iova{0x1000}, .group = 6});
+    CHECK(m.sink.pulses(wired_interrupt::priq) == told + 1);
+}
+
+TEST_CASE("a stalled access whose record overflows starts again", "[smmu][injection]") {
+    whole m;
+    spec::cd context = m.plain_cd(m.root, 1);
+    set<spec::cd::S>(context, 1);
+    m.store(m.cd_address, context);
+    m.command(spec::cmd_cfgi_ste(stream_id{sid}, true));
+    m.sync();
+    m.iommu().fault_injection().overflow(output_queue::events);
+    auto port = m.iommu().make_port("gpu").value();
+    std::optional<stall_ticket> ticket;
+    {
+        auto guard = port.open();
+        const outcome o = guard.translate(iova{0x9000}, 4, access::read);
+        REQUIRE(o.is_stalled());
+        ticket = o.ticket();
+    }
+    CHECK_FALSE(m.event());
+    // It was never told of: the access is made again, and then there is an event.
+    CHECK(port.decision(*ticket) == stall_decision::retry);
+    {
+        auto guard = port.open();
+        REQUIRE(guard.translate(iova{0x9000}, 4, access::read).is_stalled());
+    }
+    CHECK(m.event());
+}

@@ -102,7 +102,8 @@ public:
     void overflow(output_queue queue, std::uint64_t records = 1) noexcept {
         overflows_[static_cast<std::size_t>(queue)].fetch_add(records, std::memory_order_relaxed);
     }
-    /// The next `pulses` interrupts on a line get lost, wired or as a message.
+    /// The next `pulses` interrupts on a line get lost, by wire or to a doorbell. A
+    /// message into memory is a write, which a plan can make fail.
     void drop(wired_interrupt line, std::uint64_t pulses = 1) noexcept {
         drops_[static_cast<std::size_t>(line)].fetch_add(pulses, std::memory_order_relaxed);
     }
