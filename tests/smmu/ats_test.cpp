@@ -413,6 +413,7 @@ TEST_CASE("CMD_SYNC waits for the device's cache", "[smmu][ats]") {
     port.invalidated(second->token);
     port.invalidated(second->token); // said twice: no more than once
     port.invalidated(12345);
+    port.invalidated(first->token + 32); // another use of the same place
     CHECK_FALSE(m.commands_done());
 
     SECTION("until it has said so") {
@@ -438,6 +439,7 @@ TEST_CASE("CMD_SYNC waits for the device's cache", "[smmu][ats]") {
     }
     SECTION("or until the device is detached") {
         REQUIRE(m.iommu().detach_device("gpu"));
+        CHECK_FALSE(m.iommu().sync_pending()); // without the driver looking
         CHECK(m.commands_done());
         port.invalidated(first->token);
     }
