@@ -64,6 +64,7 @@ struct result {
     unsigned size = 0;       ///< log2 of the smaller page
     unsigned first_page = 0; ///< log2 of the page of the first stage that is on
     bool global = true;
+    u64 leaf1 = 0, leaf2 = 0; ///< where the leaves' descriptors are, if those stages are on
 };
 
 /// The memory: what is there, and how it is changed.
@@ -92,6 +93,7 @@ public:
         const bool first = half_[0].on || half_[1].on;
         const result s = stage2(r.address, a, r.type, r.sh, false, false);
         if (s.event != why::served) return s;
+        r.leaf2 = s.leaf2;
         r.address = s.address;
         r.type = s.type;
         r.sh = s.sh;
@@ -237,6 +239,7 @@ private:
             memory_.store(target, turned(wanted, s));
         }
         result r;
+        r.leaf1 = physical;
         r.size = r.first_page = low(s, level);
         r.address = page + part(a.address, r.size - 1, 0);
         r.global = s.el2 || !has(d, 11);
@@ -312,6 +315,7 @@ private:
             if (managed && a.write && !has(d, 7)) wanted += u64{1} << 7;
             if (wanted != d) memory_.store(at, turned(wanted, s));
             result r;
+            r.leaf2 = at;
             r.size = size;
             r.address = page + part(ipa, size - 1, 0);
             combine(r, type, sh, d, uses_ds(s) ? s.sh : static_cast<unsigned>(part(d, 9, 8)));

@@ -114,8 +114,10 @@ public:
             REQUIRE(iommu_->attach_device(id, {pa{0}, u64{1} << 52}, stream_id{sid}));
             {
                 auto port = iommu_->make_port(id).value();
+                last_ = {.event = reference::why::translation};
                 for (unsigned j = 0; j < 16; ++j) {
-                    if (j == 10) change();
+                    if (j == 12) change_all();
+                    if (j % 3 == 2 && last_.event == reference::why::served) change_leaf();
                     access_once(port);
                 }
             }
@@ -272,20 +274,56 @@ private:
         sync();
         return true;
     }
+    vmid own_vm() const {
+        // Without stage 2 the STE's VMID is 0.
+        return vmid{one_.second.on ? static_cast<std::uint16_t>(vm) : std::uint16_t{0}};
+    }
     /// Other descriptors everywhere, and a command that says so.
-    void change() {
+    void change_all() {
         one_.looks.seed += 1;
         memory_.words.become(one_.looks);
-        const vmid own_vm{one_.second.on ? static_cast<std::uint16_t>(vm) : std::uint16_t{0}};
         if (one_.lower.el2) {
             command(spec::tlbi_el2_all());
         } else if (!one_.lower.on || one_.chance(50)) {
-            command(one_.chance(50) ? spec::tlbi_nsnh_all() : spec::tlbi_s12_vmall(own_vm));
+            command(one_.chance(50) ? spec::tlbi_nsnh_all() : spec::tlbi_s12_vmall(own_vm()));
         } else {
-            command(spec::tlbi_nh_all(own_vm));
+            command(spec::tlbi_nh_all(own_vm()));
         }
         sync();
     }
+    /// Another bit in the leaf of the last access, and a command for its page.
+    void change_leaf() {
+        const bool second = one_.second.on && (!one_.lower.on || one_.chance(40));
+        const u64 at = second ? last_.leaf2 : last_.leaf1;
+        const reference::stage& s = second                ? one_.second
+                                    : address_ >> 63 != 0 ? one_.upper
+                                                          : one_.lower;
+        const u64 bit = u64{1} << one_.one_of({0U, 2U, 6U, 7U, 10U, 21U, 25U, 30U, 34U, 54U});
+        memory_.words.written[at] =
+            memory_.words.load(at).value() ^ (s.big_endian ? swapped(bit) : bit);
+        const bool leaf = one_.chance(50);
+        if (second) {
+            ++seen["a page of stage 2 changed"];
+            // What both stages gave together goes by VMID alone.
+            const u64 page = last_ipa() ^ one_.below(u64{1} << (one_.lower.on ? 12 : last_.size));
+            command(spec::tlbi_s2_ipa(own_vm(), ipa{page}, leaf));
+            if (one_.lower.on) command(spec::tlbi_nh_all(own_vm()));
+            sync();
+            return;
+        }
+        ++seen[last_.size < last_.first_page ? "a page in pieces changed" : "a page changed"];
+        const iova inside{address_ ^ one_.below(u64{1} << last_.first_page)};
+        if (one_.lower.el2) {
+            command(spec::tlbi_el2_va(asid{0}, inside, leaf));
+        } else if (one_.chance(50)) {
+            command(spec::tlbi_nh_va(own_vm(), asid{space}, inside, leaf));
+        } else {
+            command(spec::tlbi_nh_vaa(own_vm(), inside, leaf));
+        }
+        sync();
+    }
+    /// With stage 1 on it does not matter: a command by VMID follows.
+    u64 last_ipa() const { return one_.lower.on ? 0 : address_; }
 
     // ---- accesses -------------------------------------------------------------------------
     template <class Do>
@@ -334,6 +372,8 @@ private:
         }
         REQUIRE((memory_.words.written == theirs.written));
         const auto record = event();
+        last_ = want;
+        if (!one_.lower.on && !one_.second.on) last_.event = reference::why::translation;
         const char* const stages = !one_.lower.on   ? (one_.second.on ? "stage 2" : "none")
                                    : one_.second.on ? "both stages"
                                    : one_.lower.el2 ? "stage 1 at EL2"
@@ -383,6 +423,7 @@ private:
     std::unique_ptr<device> iommu_;
     std::uint32_t prod_ = 0;
     u64 address_ = 0;
+    reference::result last_; ///< of the access to address_
 };
 
 std::vector<u64> seeds() {
@@ -422,9 +463,11 @@ TEST_CASE("the whole device gives what the reference gives", "[smmu][reference]"
         compare<middling>(seed, 200, seen);
     }
     if (seeds().size() == 1) return; // one seed need not meet everything
-    for (const char* what : {"served, none", "served, stage 1", "served, stage 1 at EL2",
-                             "served, stage 2", "served, both stages", "refused, stage 1",
-                             "refused, stage 2", "refused, both stages", "output above 48 bits"}) {
+    for (const char* what :
+         {"served, none", "served, stage 1", "served, stage 1 at EL2", "served, stage 2",
+          "served, both stages", "refused, stage 1", "refused, stage 2", "refused, both stages",
+          "output above 48 bits", "a page changed", "a page in pieces changed",
+          "a page of stage 2 changed"}) {
         CAPTURE(what);
         CHECK(seen[what] >= 20);
     }
