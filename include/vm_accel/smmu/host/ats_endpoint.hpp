@@ -182,8 +182,10 @@ private:
         const std::uint32_t used = e.asked.token;
         e.asked = asked;
         // Its place, and how often that was used: a late acknowledgement meets nothing.
-        e.asked.token = used == 0 ? static_cast<std::uint32_t>(&e - entries_.data() + Invalidations)
-                                  : used + static_cast<std::uint32_t>(Invalidations);
+        e.asked.token = used == 0
+                            ? static_cast<std::uint32_t>(
+                                  static_cast<std::size_t>(&e - entries_.data()) + Invalidations)
+                            : used + static_cast<std::uint32_t>(Invalidations);
         e.order = ++order_;
         e.at = state::sent;
         ++outstanding_;
