@@ -6,6 +6,7 @@
 #include <array>
 #include <atomic>
 #include <cstring>
+#include <functional>
 #include <optional>
 #include <thread>
 
@@ -112,6 +113,62 @@ TEST_CASE("CMD_SYNC does not wait when it need not", "[smmu][sync]") {
         CHECK(m.commands_done());
         late.reset();
     }
+}
+
+namespace {
+
+/// Single threaded, with something happening where the control side's barrier is.
+struct interposed : single_threaded {
+    static inline std::function<void()> meanwhile;
+    void sync_side_barrier() noexcept {
+        if (meanwhile) meanwhile();
+    }
+};
+
+} // namespace
+
+TEST_CASE("a guard that a grace period waits for tells when it closes", "[smmu][sync]") {
+    quiescence_domain<interposed> guards;
+    grace_period grace, other;
+    REQUIRE(guards.allocate(2));
+    REQUIRE(grace.allocate(2));
+    REQUIRE(other.allocate(2));
+    guard_slot& slot = *guards.claim();
+    interposed::meanwhile = nullptr;
+    guards.open(slot);
+
+    SECTION("although another one closed between the asking and the look") {
+        bool first_told = false;
+        interposed::meanwhile = [&] {
+            first_told = guards.close(slot);
+            guards.open(slot);
+        };
+        guards.start(grace);
+        interposed::meanwhile = nullptr;
+        CHECK(first_told);
+    }
+    SECTION("to each of two periods") {
+        guards.start(grace);
+        interposed::meanwhile = [&] {
+            CHECK(guards.close(slot));
+            CHECK(guards.finished(grace));
+            guards.open(slot);
+        };
+        guards.start(other); // waits for the guard that opened meanwhile
+        interposed::meanwhile = nullptr;
+        guards.start(grace);
+        CHECK_FALSE(guards.finished(other));
+    }
+    SECTION("although the period was started twice") {
+        guards.start(grace);
+        guards.start(grace);
+    }
+    CHECK_FALSE(guards.finished(grace));
+    CHECK(guards.close(slot));
+    CHECK(guards.finished(grace));
+    CHECK(guards.finished(other));
+    guards.open(slot);
+    CHECK_FALSE(guards.close(slot)); // nobody waits any more
 }
 
 TEST_CASE("guards nest: only the outermost counts", "[smmu][sync]") {

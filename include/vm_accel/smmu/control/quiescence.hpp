@@ -116,8 +116,10 @@ struct alignas(64) guard_slot {
     std::atomic<const void*> owner{nullptr};
     std::atomic<bool> parked{false};
     std::atomic<bool> taken{false};
-    std::atomic<bool> awaited{false}; ///< tell the control side when the guard closes
-    std::uint32_t depth = 0;          ///< owner only: guards nest
+    /// How many grace periods want to be told when the guard closes. Only they
+    /// change it, so that a guard that closes takes nothing from the next one.
+    std::atomic<std::uint32_t> awaited{0};
+    std::uint32_t depth = 0; ///< owner only: guards nest
 };
 
 /// An address that differs between any two live threads.
@@ -194,8 +196,7 @@ public:
         if (--slot.depth != 0) return false;
         policy_.store_with_barrier(slot.sequence,
                                    slot.sequence.load(std::memory_order_relaxed) + 1);
-        return slot.awaited.load(std::memory_order_relaxed) &&
-               slot.awaited.exchange(false, std::memory_order_relaxed);
+        return slot.awaited.load(std::memory_order_relaxed) != 0;
     }
 
     /// The owner promises not to open a guard until unpark(). Synchronisation
@@ -212,10 +213,13 @@ public:
     /// Starts waiting for every guard that is open now. What the caller changed
     /// before is seen by every guard that opens later.
     void start(grace_period& grace) noexcept {
+        for (std::size_t i = 0; i < used_ && grace.waiting_ != 0; ++i)
+            forget(grace, i);
         grace.active_ = true;
-        // First ask to be told, then look: a guard that closes in between tells.
+        // First ask to be told, then look: a guard that closes in between tells,
+        // and one that opens in between still knows that it is to tell.
         for (std::size_t i = 0; i < used_; ++i)
-            slots_[i].awaited.store(true, std::memory_order_seq_cst);
+            slots_[i].awaited.fetch_add(1, std::memory_order_seq_cst);
         if (!all_parked()) policy_.sync_side_barrier();
         grace.waiting_ = 0;
         for (std::size_t i = 0; i < used_; ++i) {
@@ -223,7 +227,7 @@ public:
             const bool open = (sequence & 1) != 0;
             grace.seen_[i] = open ? sequence : 0;
             grace.waiting_ += open ? 1U : 0U;
-            if (!open) slots_[i].awaited.store(false, std::memory_order_relaxed);
+            if (!open) slots_[i].awaited.fetch_sub(1, std::memory_order_relaxed);
         }
     }
 
@@ -233,8 +237,7 @@ public:
         for (std::size_t i = 0; i < used_ && grace.waiting_ != 0; ++i) {
             if (grace.seen_[i] != 0 &&
                 slots_[i].sequence.load(std::memory_order_acquire) != grace.seen_[i]) {
-                grace.seen_[i] = 0;
-                --grace.waiting_;
+                forget(grace, i);
             }
         }
         if (grace.waiting_ != 0) return false;
@@ -257,6 +260,13 @@ public:
     [[nodiscard]] std::size_t capacity() const noexcept { return size_; }
 
 private:
+    /// Waits for that slot no longer.
+    void forget(grace_period& grace, std::size_t i) noexcept {
+        if (grace.seen_[i] == 0) return;
+        grace.seen_[i] = 0;
+        --grace.waiting_;
+        slots_[i].awaited.fetch_sub(1, std::memory_order_relaxed);
+    }
     [[nodiscard]] bool all_parked() const noexcept {
         std::atomic_thread_fence(std::memory_order_seq_cst);
         for (std::size_t i = 0; i < used_; ++i) {
