@@ -133,12 +133,13 @@ public:
     void start_transfer(const transfer& t) {
         const std::uint64_t base = registers_of(t.device);
         const std::uint64_t own = 0x40000 + t.buffer;
-        if (length_[t.device] != t.length) {
-            write64(base + 0x90, t.length);
-            length_[t.device] = t.length;
+        const std::array<std::uint64_t, 3> wanted{t.write ? own : t.address,
+                                                  t.write ? t.address : own, t.length};
+        for (std::size_t i = 0; i < wanted.size(); ++i) {
+            if (engine_[t.device][i] == wanted[i]) continue;
+            write64(base + 0x80 + 8 * i, wanted[i]);
+            engine_[t.device][i] = wanted[i];
         }
-        write64(base + 0x80, t.write ? own : t.address);
-        write64(base + 0x88, t.write ? t.address : own);
         write32(base + 0x98, t.write ? 3 : 1);
         last_ = t.device;
     }
@@ -249,7 +250,8 @@ private:
     pid_t process_ = -1;
     int socket_ = -1;
     unsigned last_ = 0;
-    std::array<std::uint32_t, device_count> length_{};
+    /// Source, destination and length, as the devices have them.
+    std::array<std::array<std::uint64_t, 3>, device_count> engine_{};
     std::string out_;
     std::string in_;
     std::size_t asked_ = 0;

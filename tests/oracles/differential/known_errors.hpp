@@ -6,7 +6,8 @@
 /// - TBI0 unlike TBI1: TBI0 decides for both halves.
 /// - S1CDMax not 0: illegal there, although without SubstreamIDs it is ignored. S2AA64 = 0: QEMU
 ///   stops. S1ContextPtr beyond the output size: not looked at.
-/// - S2T0SZ larger than S2PS: illegal there; start levels that the input size does not reach: legal.
+/// - S2T0SZ larger than S2PS: illegal there; start levels that the input size does not reach:
+/// legal.
 /// - A StreamID between once and twice the size of its level-2 table: an STE is read there.
 /// - A table's address beyond IPS or S2PS: it is fetched.
 /// - APTable above a leaf that faults for another reason: it is checked first; or above a page that

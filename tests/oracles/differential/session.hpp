@@ -183,6 +183,9 @@ private:
 
         touched_.clear();
         reads_.fill(0);
+        for (std::uint32_t& from : writes_from_) {
+            from = static_cast<std::uint32_t>(random.below((read_buffer - 64) / 4) * 4);
+        }
         if (random.percent(10)) {
             const bool abort = random.percent(50);
             write(reg::GBPA, 0x8000'1000U | (abort ? 1U << 20 : 0));
@@ -354,7 +357,7 @@ private:
         }
         if (~t.address < t.length) t.address -= 64;
         if (t.write) {
-            t.buffer = static_cast<std::uint32_t>(random.below((read_buffer - 64) / 4) * 4);
+            t.buffer = writes_from_[device];
         } else {
             t.buffer = read_buffer + 64 * reads_[device]++;
         }
@@ -524,6 +527,7 @@ private:
     table_memory pool_;
     std::array<std::array<std::byte, device_memory>, device_count> bytes_{};
     std::array<std::uint32_t, device_count> reads_{};
+    std::array<std::uint32_t, device_count> writes_from_{};
     std::vector<std::uint64_t> touched_;
     std::uint32_t produced_ = 0;
     std::uint32_t event_ = 0;
