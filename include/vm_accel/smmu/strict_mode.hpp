@@ -3,7 +3,9 @@
 
 #include <vm_accel/smmu/control/register_lint.hpp>
 #include <vm_accel/smmu/host/attachment.hpp>
+#include <vm_accel/smmu/translation/stream_resolver.hpp>
 #include <vm_accel/smmu/translation/structure_lint.hpp>
+#include <vm_accel/smmu/translation/walk.hpp>
 #include <vm_accel/smmu/vocabulary/lint.hpp>
 #include <vm_accel/smmu/vocabulary/outcome.hpp>
 #include <vm_accel/smmu/vocabulary/statistics.hpp>
