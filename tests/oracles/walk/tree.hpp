@@ -5,8 +5,8 @@
 /// one, and some trees have random bits of their descriptors turned over in the end.
 #pragma once
 
-#include "configuration.hpp"
-#include "random.hpp"
+#include "random_configuration.hpp"
+#include "random_descriptors.hpp"
 #include "tables.hpp"
 
 #include <optional>
@@ -42,7 +42,8 @@ struct tree_facts {
 
 class tree_builder {
 public:
-    tree_builder(tables& memory, random_source& random) : memory_(memory), random_(random) {}
+    tree_builder(tables& memory, random_source& random)
+        : memory_(memory), random_(random), make_(random) {}
 
     configuration config;
     std::vector<descriptor_slot> slots;
@@ -51,7 +52,8 @@ public:
 
     /// Makes a tree for at most `most_walks` walks.
     void build(unsigned most_walks) {
-        choose_configuration();
+        config = random_configuration(random_).choose();
+        if (config.stage2) config.s2table = tables::first + (random_.bits(27) >> 20 << 20);
         if (config.stage1) choose_stage1_tables();
         const unsigned paths = config.updates() ? 1 : random_.between(1, 2);
         std::array<u64, 2> address{};
@@ -66,154 +68,12 @@ public:
                 a ^= u64{1} << random_.between(30, 63);
                 facts.not_canonical = true;
             }
-            walks.push_back({a, choose_instruction()});
+            walks.push_back({a, choose_instruction(config, random_)});
         }
         if (random_.percent(2)) misplace_a_table();
     }
 
 private:
-    // ---- what the registers say --------------------------------------------------------------
-    [[nodiscard]] unsigned legal_tsz(unsigned granule, bool ds) {
-        const unsigned least = granule == 16 || ds ? 12 : 16;
-        const unsigned most = granule == 16 ? 47 : 48;
-        return random_.percent(30) ? random_.one_of({least, 16U, 24U, 25U, 32U, 39U, most})
-                                   : random_.between(least, most);
-    }
-    [[nodiscard]] unsigned choose_size() {
-        return random_.percent(60) ? random_.one_of({5U, 6U}) : random_.below(8);
-    }
-    [[nodiscard]] u64 choose_memory_types() {
-        u64 mair = 0;
-        for (unsigned i = 0; i < 8; ++i) {
-            u64 type = random_.one_of<u64>({0x00, 0x04, 0x08, 0x0c, 0x44, 0xff, 0xbb, 0});
-            if (random_.coin()) {
-                type = u64{random_.between(1, 15)} << 4 | random_.between(1, 15);
-            }
-            mair |= type << 8 * i;
-        }
-        return mair;
-    }
-    void choose_configuration() {
-        configuration& c = config;
-        const unsigned kind = random_.below(100);
-        if (kind < 35) {
-            c.stage2 = false;
-        } else if (kind < 75) {
-            c.stage2 = true;
-        } else if (kind < 88) {
-            c.stage1 = false;
-            c.stage2 = true;
-            c.incoming_normal = random_.coin();
-        } else {
-            c.world = random_.coin() ? regime::el2 : regime::el2_host;
-        }
-        c.ds = random_.percent(35);
-        c.ips = choose_size();
-        c.ha = random_.percent(40);
-        c.hd = random_.percent(c.ha ? 60 : 10);
-        c.big_endian = random_.percent(10);
-        c.epan = random_.percent(30);
-        c.mair = choose_memory_types();
-        for (half& h : c.halves) {
-            h.granule = granules[random_.percent(1) ? 3 : random_.below(3)];
-            h.tsz = random_.percent(2) ? random_.below(64)
-                                       : legal_tsz(h.granule == 0 ? 12 : h.granule, c.ds);
-            h.shareability = random_.one_of({0U, 2U, 3U});
-            h.epd = random_.percent(6);
-            h.tbi = random_.percent(30);
-            h.hpd = random_.percent(25);
-            h.e0pd = random_.percent(4);
-        }
-        if (c.world == regime::el2) {
-            c.halves[0].epd = c.halves[0].e0pd = false;
-            c.halves[1] = {.epd = true};
-        }
-        if (c.world != regime::el1) c.halves[0].e0pd = c.halves[1].e0pd = false;
-        if (!c.stage1) {
-            c.ha = c.hd = c.ds = c.big_endian = false;
-            c.halves = {};
-        }
-
-        c.s2granule = granules[random_.percent(1) ? 3 : random_.below(3)];
-        c.s2ds = random_.percent(35);
-        const unsigned granule = c.s2granule == 0 ? 12 : c.s2granule;
-        c.s2tsz = random_.percent(2) ? random_.below(64) : legal_tsz(granule, c.s2ds);
-        c.s2ps = choose_size();
-        c.s2ha = random_.percent(40);
-        c.s2hd = random_.percent(c.s2ha ? 60 : 10);
-        c.s2shareability = random_.one_of({0U, 2U, 3U});
-        c.s2big_endian = random_.percent(10);
-        c.s2ptw = random_.percent(20);
-        choose_start_level();
-        if (!c.stage2) {
-            c.s2ha = c.s2hd = c.s2ds = c.s2ptw = c.s2big_endian = false;
-        }
-    }
-    /// A start level that fits the input size, with or without concatenation; sometimes any.
-    void choose_start_level() {
-        configuration& c = config;
-        const unsigned bits = 64 - c.s2tsz;
-        const auto fits = [&] {
-            const int start = stage2_start(c);
-            return start != 9 && c.s2granule != 0 && bits > covered(c.s2granule, start) &&
-                   bits <= covered(c.s2granule, start) + stride(c.s2granule) + 4;
-        };
-        for (unsigned tries = 0; tries < 24; ++tries) {
-            c.s2sl0 = random_.below(4);
-            c.s2sl2 = c.s2granule == 12 && c.s2ds && random_.coin();
-            if (fits() || random_.percent(1)) return;
-        }
-    }
-    [[nodiscard]] std::uint32_t choose_instruction() {
-        if (config.world != regime::el1) return AT_S1E2R + random_.below(2);
-        if (config.stage2) return AT_S12E1R + random_.below(4);
-        return random_.percent(10) ? AT_S12E1R + random_.below(4) : AT_S1E1R + random_.below(6);
-    }
-
-    // ---- descriptors -------------------------------------------------------------------------
-    [[nodiscard]] static u64 address_bits(u64 address, unsigned granule, bool ds) {
-        const u64 page = (u64{1} << granule) - 1;
-        if (granule == 16) {
-            return (address & ((u64{1} << 48) - 1) & ~page) | (address >> 48 & 0xf) << 12;
-        }
-        if (ds) return (address & ((u64{1} << 50) - 1) & ~page) | (address >> 50 & 3) << 8;
-        return address & ((u64{1} << 48) - 1) & ~page;
-    }
-    /// What bits [1:0] should be; sometimes they are not.
-    [[nodiscard]] u64 kind(bool table_or_page) {
-        if (random_.percent(1)) return random_.below(4);
-        return table_or_page ? 3 : 1;
-    }
-    [[nodiscard]] u64 table_descriptor(u64 next, unsigned granule, bool ds, bool limits) {
-        u64 d = kind(true) | address_bits(next, granule, ds);
-        if (limits && random_.percent(20)) d |= random_.bits(5) << 59;
-        if (random_.percent(10)) d |= random_.bits(8) << 51; // ignored bits
-        if (granule != 16 && !ds && random_.percent(10)) d |= random_.bits(10) << 2;
-        return d;
-    }
-    /// Bits that both stages' leaves have.
-    [[nodiscard]] u64 leaf_common(u64 output, unsigned granule, int level, bool ds) {
-        u64 d = kind(level == 3) | address_bits(output, granule, ds);
-        if (!ds) d |= u64{random_.one_of({0U, 2U, 3U, 3U})} << 8;
-        d |= at_bit(!random_.percent(12), 10) | at_bit(random_.coin(), 11) |
-             at_bit(random_.coin(), 51);
-        if (random_.percent(20)) d |= random_.bits(8) << 55;
-        if (level < 3 && random_.percent(10)) d |= u64{1} << 16; // nT
-        return d;
-    }
-    [[nodiscard]] u64 stage1_leaf(u64 output, unsigned granule, int level) {
-        u64 d = leaf_common(output, granule, level, config.ds) | random_.bits(3) << 2 |
-                random_.bits(1) << 5 | random_.bits(2) << 6 | random_.bits(2) << 53;
-        if (random_.percent(50)) d = (d & ~u64{0xc0}) | u64{1} << 6; // everything is allowed
-        return d;
-    }
-    [[nodiscard]] u64 stage2_leaf(u64 output, int level) {
-        const u64 attributes =
-            random_.one_of<u64>({0, 1, 2, 3, 5, 6, 7, 9, 10, 11, 13, 14, 15, 15, 15, 15});
-        const u64 access = random_.percent(85) ? 3 : random_.below(4);
-        return leaf_common(output, config.s2granule, level, config.s2ds) | attributes << 2 |
-               access << 6 | random_.bits(2) << 53;
-    }
     [[nodiscard]] static unsigned contiguous_log2(unsigned granule, int level) {
         return granule == 12 ? 4 : granule == 16 || level < 3 ? 5 : 7;
     }
@@ -225,8 +85,8 @@ private:
         const unsigned size = covered(granule, level);
         const u64 inside = ((u64{1} << contiguous_log2(granule, level)) - 1) << size;
         output = (output & ~inside) | (input & inside);
-        const u64 all = address_bits(~u64{0}, granule, ds);
-        descriptor = (descriptor & ~all) | address_bits(output, granule, ds) | u64{1} << 52;
+        const u64 all = make_.address_bits(~u64{0}, granule, ds);
+        descriptor = (descriptor & ~all) | make_.address_bits(output, granule, ds) | u64{1} << 52;
         facts.run = std::max(facts.run, 1U);
     }
     /// Writes the other leaves of a leaf's run, as far as there is room.
@@ -246,17 +106,6 @@ private:
         }
         facts.run = 2;
     }
-    [[nodiscard]] int choose_leaf(unsigned granule, int start, bool ds) {
-        if (random_.percent(2))
-            return static_cast<int>(
-                       random_.between(0, 3 - static_cast<unsigned>(start < 0 ? 0 : start))) +
-                   (start < 0 ? 0 : start);
-        for (;;) {
-            const int level = random_.coin() ? 3 : static_cast<int>(random_.below(4));
-            if (level >= start && leaf_allowed(granule, level, ds)) return level;
-        }
-    }
-
     // ---- writing -----------------------------------------------------------------------------
     [[nodiscard]] descriptor_slot* find(owner stage, u64 seen_at) {
         for (descriptor_slot& s : slots)
@@ -331,7 +180,7 @@ private:
             if (level == leaf) {
                 const unsigned size = covered(granule, level);
                 u64 out = output >> size << size;
-                u64 value = stage2_leaf(out, level);
+                u64 value = make_.stage2_leaf(out, granule, level, config.s2ds);
                 if (movable) make_contiguous(value, out, address, granule, level, config.s2ds);
                 add({at, at, out, value, level, owner::stage2, true});
                 fill_run(slots.back(), granule);
@@ -347,8 +196,8 @@ private:
             } else {
                 const auto next = place(granule, below * 8, owner::stage2);
                 if (!next) return false;
-                add({at, at, *next, table_descriptor(*next, granule, config.s2ds, false), level,
-                     owner::stage2, false});
+                add({at, at, *next, make_.table_descriptor(*next, granule, config.s2ds, false),
+                     level, owner::stage2, false});
                 table = *next;
             }
             index = below;
@@ -363,7 +212,7 @@ private:
         if (config.s2granule == 0) return;
         const int start = stage2_start(config);
         if (start == 9) return;
-        const int leaf = choose_leaf(config.s2granule, start, config.s2ds);
+        const int leaf = make_.choose_leaf(config.s2granule, start, config.s2ds);
         const u64 out = output(output_bits(config.s2ps, config.s2granule, config.s2ds));
         if (random_.percent(2)) return; // not mapped
         if (map(address, out, leaf, true)) facts.stage2_leaf = leaf;
@@ -385,7 +234,7 @@ private:
         auto at = mapped(address);
         if (!at) {
             if (config.s2granule == 0 || stage2_start(config) == 9) return std::nullopt;
-            int leaf = choose_leaf(config.s2granule, stage2_start(config), config.s2ds);
+            int leaf = make_.choose_leaf(config.s2granule, stage2_start(config), config.s2ds);
             u64 frame = 0;
             for (;; leaf = 3) {
                 const unsigned size = covered(config.s2granule, leaf);
@@ -441,7 +290,7 @@ private:
 
         const int start = stage1_start(granule, bits);
         if (start < -1 || (start == -1 && !config.ds)) return address;
-        const int leaf = choose_leaf(granule, start, config.ds);
+        const int leaf = make_.choose_leaf(granule, start, config.ds);
         const unsigned first_bits = bits - covered(granule, start);
         u64 table = h.table & ~((u64{8} << first_bits) - 1);
         u64 index = input >> covered(granule, start);
@@ -458,7 +307,7 @@ private:
             if (level == leaf) {
                 const unsigned size = covered(granule, level);
                 u64 out = stage1_output(granule) >> size << size;
-                u64 value = stage1_leaf(out, granule, level);
+                u64 value = make_.stage1_leaf(out, granule, level, config.ds);
                 make_contiguous(value, out, input, granule, level, config.ds);
                 add({seen, *at, out, value, level, owner::stage1, true});
                 fill_run(slots.back(), granule);
@@ -471,7 +320,7 @@ private:
                 table = here->next;
             } else {
                 const u64 next = stage1_table(granule, granule);
-                add({seen, *at, next, table_descriptor(next, granule, config.ds, true), level,
+                add({seen, *at, next, make_.table_descriptor(next, granule, config.ds, true), level,
                      owner::stage1, false});
                 table = next;
             }
@@ -511,6 +360,7 @@ private:
 
     tables& memory_;
     random_source& random_;
+    random_descriptors make_;
     bool stage2_started_ = false;
     u64 stage2_base_noise_ = 0;
 };
