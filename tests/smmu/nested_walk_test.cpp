@@ -93,7 +93,7 @@ TEST_CASE("stage 2 of each granule, size and start level", "[smmu][walk]") {
                 // The highest address: the last of the concatenated tables.
                 const u64 ipa = ((u64{1} << input_bits) - 1) ^ 0x248;
                 const unsigned size = r.form.covered(level);
-                const u64 output = 0x0000'6666'9999'c123 >> size << size;
+                const u64 output = u64{0x0000'6666'9999'c123} >> size << size;
                 t.map(ipa, leaf(r.form, output, level, plain_leaf & ~(r.form.ds ? u64{0x300} : 0)),
                       level);
                 translation_regimes regimes;

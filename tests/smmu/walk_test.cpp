@@ -64,7 +64,7 @@ TEST_CASE("each granule and form has its levels, blocks and sizes", "[smmu][walk
             const u64 mask = (u64{1} << input_bits) - 1;
             const u64 input = 0x000a'5c3e'91d7'6b48 & mask;
             const u64 address = upper ? input | ~mask : input;
-            const u64 output = 0x000b'6666'9999'c123 >> size << size;
+            const u64 output = u64{0x000b'6666'9999'c123} >> size << size;
             const u64 narrowed =
                 r.form.ds || r.form.granule_bits == 16 ? output : output & 0xffff'ffff'ffff;
             t.map(input, leaf(r.form, narrowed, level), level);
