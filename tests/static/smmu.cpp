@@ -224,6 +224,7 @@ struct options_archetype {
     static constexpr smmu_features features{};
     using quiescence = quiescence_archetype;
     using fault_injection = no_fault_injection;
+    using lint = no_lint;
     static constexpr stream_id message_requester{0};
     static constexpr std::size_t ports = 1;
     static constexpr std::size_t configurations = 1;
