@@ -355,7 +355,8 @@ class Stages:
         variants = [["--self-test"], [], ["--vcpus", "2"], ["--kernel-series", "next"],
                     ["--pages", "16"], ["--iommu", "lazy"],
                     ["--iommu", "passthrough", "--kernel-series", "next"],
-                    ["--features", "full"], ["--features", "full", "--pages", "16"]]
+                    ["--features", "full"], ["--features", "full", "--pages", "16"],
+                    ["--features", "full", "--vcpus", "2", "--suspend"]]
         if self.options.all:
             variants += [["--reference"], ["--vcpus", "2", "--kernel-series", "next"]]
         for variant in variants:

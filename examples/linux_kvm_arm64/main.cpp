@@ -16,6 +16,7 @@
 #include "pl011.hpp"
 #include "run_report.hpp"
 #include "smmu_lines.hpp"
+#include "suspend.hpp"
 #include "vcpu_threads.hpp"
 #include "virtio_disk.hpp"
 #include "virtio_pci_disk.hpp"
@@ -73,7 +74,8 @@ enum exit_status {
     failed = 1,
     wrong_usage = 2,
     timed_out = 3,
-    ended_otherwise = 4
+    ended_otherwise = 4,
+    was_suspended = 5
 };
 
 /// Prints an error and ends the program: nothing of the guest runs yet.
@@ -297,22 +299,49 @@ int run(const options& wanted) {
     initrd = {};
     need(arm64::set_boot_registers(vcpus[0], where.kernel, where.device_tree));
 
+    // --- or a machine that was suspended, in place of all that
+    const machine_shape shape{.ram_bytes = ram_bytes,
+                              .vcpus = wanted.vcpus,
+                              .full_features = wanted.full_features ? 1U : 0U,
+                              .pci = pci ? 1U : 0U};
+    const kernel_parts in_kernel{vm, vcpus, arm64::gic_v3_layout{}.interrupts, pci || F.msi};
+    pci_disk_type* const pci_device = pci ? &*pci_disk : nullptr;
+    const auto move = [&](const std::string& path, saved_machine::direction which) {
+        saved_machine file = need(saved_machine::open(path, which));
+        need(move_machine(file, shape, {ram.data(), static_cast<std::size_t>(ram_bytes)}, in_kernel,
+                          host.smmu(), &uart, &disk, pci_device));
+    };
+    if (!wanted.resume.empty()) {
+        move(wanted.resume, saved_machine::direction::resume);
+        bell.signal(); // requests may wait
+        pci_bell.signal();
+    }
+    disk.freeze_after(wanted.suspend_after);
+
     // --- the guest runs
     const auto pin = [&](unsigned vcpu) {
         static_cast<void>(host.vcpus().pin_current_thread(vcpu)); // what came of it is reported
     };
+    vcpu_threads threads{vcpus};
     const guest_end end = [&] {
         const io_thread io{"disk-io", bell, host.smmu().deferred_work_fd(), [&]() noexcept {
                                while (host.smmu().poll()) {}
                                disk.serve();
+                               if (disk.is_frozen()) threads.suspend();
                            }};
         const io_thread pci_io{"pci-disk-io", pci_bell, -1, [&]() noexcept {
                                    if (pci) pci_disk->serve();
                                }};
         const io_thread rogue_io{"rogue-dma", rogue_bell, -1, [&]() noexcept { rogue.work(); }};
-        return vcpu_threads{vcpus}.run(bus, pin, wanted.timeout_seconds);
+        return threads.run(bus, pin, wanted.timeout_seconds);
     }();
     uart.flush();
+    if (end.suspended) {
+        const std::uint16_t waiting = disk.requests_waiting();
+        move(wanted.state, saved_machine::direction::save);
+        print("\nsuspended with " + std::to_string(waiting) + " requests waiting\n");
+        return was_suspended;
+    }
 
     // --- what happened
     run_report report;

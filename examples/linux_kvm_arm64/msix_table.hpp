@@ -69,6 +69,15 @@ public:
         }
         return {};
     }
+    /// For a machine at rest.
+    template <class State>
+    void move_state(State& state) {
+        const std::lock_guard lock{mutex_};
+        state(entries_);
+        state(pending_);
+        state(enabled_);
+        state(all_masked_);
+    }
     /// The device was reset: nothing is owed any more.
     void forget_pending() noexcept {
         const std::lock_guard lock{mutex_};

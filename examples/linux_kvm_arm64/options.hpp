@@ -15,7 +15,7 @@ inline constexpr std::string_view usage =
     "linux_kvm_arm64 --kernel IMAGE --initrd CPIO --disk FILE [--pci-disk FILE]\n"
     "                [--vcpus N] [--memory MIB] [--numa-nodes N] [--cmdline TEXT]\n"
     "                [--features stage1|full] [--can-stall] [--inject] [--report FILE.json]\n"
-    "                [--timeout SECONDS]\n"
+    "                [--timeout SECONDS] [--suspend-after REQUESTS --state FILE | --resume FILE]\n"
     "\n"
     "Boots an arm64 Linux kernel under KVM with disks behind an SMMUv3 of this library.\n"
     "  --kernel IMAGE      an uncompressed arm64 Image\n"
@@ -33,13 +33,21 @@ inline constexpr std::string_view usage =
     "  --inject            writes to the test register at 0x0b000000 start DMA that must fail\n"
     "  --report FILE.json  where to write the report for programs\n"
     "  --timeout SECONDS   stop the guest after that time, exit status 3 (never)\n"
+    "  --suspend-after N   when the first disk has served N requests, save the machine into "
+    "--state\n"
+    "                      and end with exit status 5, in the middle of the guest's I/O\n"
+    "  --state FILE        where to save it\n"
+    "  --resume FILE       go on with a saved machine; all else as when it was saved\n"
     "The guest's console is standard output. Exit status: 0 when the guest powered off, 1 when\n"
     "the machine could not be set up or an injected DMA was not refused, 2 for a wrong command\n"
-    "line, 3 after the timeout, 4 when the guest ended otherwise.\n";
+    "line, 3 after the timeout, 4 when the guest ended otherwise, 5 when it was suspended.\n";
 
 struct options {
     std::string kernel, initrd, disk, report;
-    std::string pci_disk; ///< empty: no PCI bus
+    std::string pci_disk;            ///< empty: no PCI bus
+    std::string state;               ///< where a suspended machine goes
+    std::string resume;              ///< a suspended machine to go on with; empty: boot
+    std::uint64_t suspend_after = 0; ///< requests of the first disk; 0: never
     std::string command_line = "console=ttyAMA0 panic=-1";
     std::uint32_t vcpus = 1;
     std::uint64_t memory_mib = 256;
@@ -95,6 +103,12 @@ parse_options(std::span<const char* const> arguments) {
             parsed.disk = value;
         } else if (name == "--pci-disk") {
             parsed.pci_disk = value;
+        } else if (name == "--state") {
+            parsed.state = value;
+        } else if (name == "--resume") {
+            parsed.resume = value;
+        } else if (name == "--suspend-after") {
+            good = number(parsed.suspend_after, 1, 1u << 30);
         } else if (name == "--report") {
             parsed.report = value;
         } else if (name == "--cmdline") {
@@ -123,6 +137,10 @@ parse_options(std::span<const char* const> arguments) {
                         text{name}.append(": ").append(value).append(" is no number in its range"),
                         "see --help");
         }
+    }
+    if ((parsed.suspend_after != 0) == parsed.state.empty()) {
+        return fail(errc::invalid_argument, "--suspend-after and --state need each other",
+                    "see --help");
     }
     if (parsed.kernel.empty() || parsed.initrd.empty() || parsed.disk.empty()) {
         return fail(errc::invalid_argument, "--kernel, --initrd and --disk are needed",

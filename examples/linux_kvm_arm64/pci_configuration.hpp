@@ -102,6 +102,13 @@ public:
         }
     }
 
+    /// For a machine at rest.
+    template <class State>
+    void move_state(State& state) {
+        const std::lock_guard lock{mutex_};
+        state(value_);
+    }
+
     /// Where BAR 0 answers; empty while memory accesses are off.
     [[nodiscard]] pa_range window() noexcept {
         const std::lock_guard lock{mutex_};

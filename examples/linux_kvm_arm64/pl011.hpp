@@ -86,6 +86,16 @@ public:
         drive_line();
     }
 
+    /// For a machine at rest. Unfinished lines are the output's, not the state's.
+    template <class State>
+    void move_state(State& state) {
+        const std::lock_guard lock{mutex_};
+        for (std::uint32_t* word : {&integer_divisor_, &fractional_divisor_, &line_control_,
+                                    &control_, &fifo_level_, &mask_, &raised_})
+            state(*word);
+        drive_line();
+    }
+
     /// Hands over what is left of an unfinished line.
     void flush() noexcept {
         const std::lock_guard lock{mutex_};

@@ -21,14 +21,17 @@ namespace linux_vmm {
 /// Why the guest no longer runs.
 struct guest_end {
     bool timed_out = false;
+    bool suspended = false;
     vm_accel::vcpu_exit exit{};
     std::optional<vm_accel::error> failure{}; ///< of KVM itself
 
     [[nodiscard]] bool powered_off() const noexcept {
-        return !timed_out && !failure && exit.reason == vm_accel::exit_reason::shutdown;
+        return !timed_out && !suspended && !failure &&
+               exit.reason == vm_accel::exit_reason::shutdown;
     }
     [[nodiscard]] std::string text() const {
         if (timed_out) return "stopped: out of time";
+        if (suspended) return "suspended";
         if (failure) return std::string{failure->cause.view()};
         if (powered_off()) return "powered off";
         return std::string{name_of(exit.reason)} + ", code " + std::to_string(exit.code) +
@@ -64,14 +67,18 @@ public:
             t.join();
         return *end_;
     }
+    /// Brings all vCPUs out of the guest, each between two instructions. Any thread.
+    void suspend() { end({.suspended = true}); }
 
 private:
     template <class Bus>
     void run_one(Vcpu& vcpu, Bus& bus) {
         for (;;) {
             const vm_accel::result<vm_accel::vcpu_exit> exit = vcpu.run(bus);
-            if (!exit) return end({false, {}, exit.error()});
-            if (exit->reason != vm_accel::exit_reason::interrupted) return end({false, *exit, {}});
+            if (!exit) return end({.failure = exit.error()});
+            if (exit->reason != vm_accel::exit_reason::interrupted) {
+                return end({.exit = *exit});
+            }
             const std::lock_guard lock{mutex_};
             if (end_) return;
         }
@@ -84,7 +91,7 @@ private:
             ended_.wait(lock, ended);
         } else if (!ended_.wait_for(lock, std::chrono::seconds{seconds}, ended)) {
             lock.unlock();
-            end({true, {}, {}});
+            end({.timed_out = true});
         }
     }
 

@@ -149,10 +149,33 @@ public:
         const port_in_use awake{port_};
         interrupt_.deliver(port_);
         bool served = true;
-        while (served) {
+        while (served && !is_frozen()) {
             const std::lock_guard lock{mutex_};
             served = serve_one();
+            if (served && requests_left_ != 0) approach_freeze();
         }
+    }
+    /// Serves nothing more once that many requests are served, and requests wait:
+    /// in the middle of the guest's I/O. Before the I/O thread runs.
+    void freeze_after(std::uint64_t requests) noexcept { requests_left_ = requests; }
+    [[nodiscard]] bool is_frozen() const noexcept { return frozen_; }
+    /// Of a machine at rest: what the driver has queued and nobody has taken.
+    [[nodiscard]] std::uint16_t requests_waiting() noexcept {
+        const std::lock_guard lock{mutex_};
+        const port_in_use awake{port_};
+        return queue_ready_ ? queue_.waiting(port_) : std::uint16_t{0};
+    }
+
+    /// For a machine at rest.
+    template <class State>
+    void move_state(State& state) {
+        const std::lock_guard lock{mutex_};
+        state(queue_);
+        state(place_);
+        state(queue_ready_);
+        state(accepted_);
+        state(status_);
+        interrupt_.move_state(state);
     }
 
     /// Read after the I/O thread has ended.
@@ -177,6 +200,15 @@ private:
         queue_ = {};
         queue_ready_ = false;
         interrupt_.clear();
+    }
+
+    /// The last request before the freeze is one behind which others wait.
+    void approach_freeze() noexcept {
+        if (requests_left_ > 1) {
+            --requests_left_;
+        } else if (queue_.waiting(port_) != 0) {
+            frozen_ = true;
+        }
     }
 
     void declare_broken() noexcept {
@@ -215,6 +247,8 @@ private:
     bool queue_ready_ = false;
     std::uint64_t accepted_ = 0;
     std::atomic<std::uint32_t> status_{0};
+    std::uint64_t requests_left_ = 0; ///< until it freezes; 0: never
+    std::atomic<bool> frozen_{false};
     Interrupt interrupt_;
     Notify notify_;
 };

@@ -32,6 +32,11 @@ public:
         const std::lock_guard lock{mutex_};
         return status_;
     }
+    /// For a machine at rest. The line's level is the interrupt controller's state.
+    template <class State>
+    void move_state(State& state) {
+        state(status_);
+    }
     void acknowledge(std::uint32_t causes) noexcept {
         const std::lock_guard lock{mutex_};
         status_ &= ~causes;
@@ -118,6 +123,19 @@ public:
     }
 
     void serve() noexcept { device_.serve(); }
+    /// See virtio_block.
+    void freeze_after(std::uint64_t requests) noexcept { device_.freeze_after(requests); }
+    [[nodiscard]] bool is_frozen() const noexcept { return device_.is_frozen(); }
+    [[nodiscard]] std::uint16_t requests_waiting() noexcept { return device_.requests_waiting(); }
+
+    /// For a machine at rest.
+    template <class State>
+    void move_state(State& state) {
+        device_.move_state(state);
+        for (std::atomic<std::uint32_t>* word :
+             {&feature_select_, &driver_feature_select_, &queue_select_})
+            state(*word);
+    }
 
     /// Read after the I/O thread has ended.
     [[nodiscard]] const block_statistics& statistics() const noexcept {

@@ -50,6 +50,14 @@ public:
         queue_vector = no_vector;
         table.forget_pending();
     }
+    /// For a machine at rest.
+    template <class State>
+    void move_state(State& state) {
+        table.move_state(state);
+        state(configuration_vector);
+        state(queue_vector);
+        state(status_);
+    }
     /// Reading the causes clears them (4.1.4.5).
     [[nodiscard]] std::uint32_t take_status() noexcept { return status_.exchange(0); }
     [[nodiscard]] const message_statistics& statistics() const noexcept { return statistics_; }
@@ -179,6 +187,18 @@ public:
 
     void serve() noexcept {
         if (configuration_.is_bus_master()) device_.serve();
+    }
+
+    /// For a machine at rest.
+    template <class State>
+    void move_state(State& state) {
+        configuration_.move_state(state);
+        device_.move_state(state);
+        state(feature_select_);
+        state(driver_feature_select_);
+        state(queue_select_);
+        state(ats_was_enabled_);
+        state(pasid_was_enabled_);
     }
 
     /// Whether the driver has turned on what pci_translation offers.

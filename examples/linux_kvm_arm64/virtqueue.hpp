@@ -94,6 +94,14 @@ public:
         return queue_state::ready;
     }
 
+    /// How many requests the driver has queued and nobody has taken.
+    template <dma_copier Port>
+    [[nodiscard]] std::uint16_t waiting(Port& port) noexcept {
+        le16 driver_index;
+        if (!dma_load(port, offset_by(where_.driver, 2), driver_index)) return 0;
+        return static_cast<std::uint16_t>(driver_index - taken_);
+    }
+
     /// Gives the request back, `written` bytes of its buffers filled. False:
     /// the ring could not be reached.
     template <dma_copier Port>

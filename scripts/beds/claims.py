@@ -29,6 +29,7 @@ class Facts:
     full: bool            # the SMMU has all that the library has; False: stage 1 alone
     stalls: bool          # its disk waits for faults, and the guest's kernel answers them
     domain: str           # type of the domains that the guest's kernel begins with
+    suspended: bool       # the machine was suspended and went on in another process
     emulated: bool        # True: the VMM runs in an emulated machine; False: on this host
 
 
@@ -386,6 +387,22 @@ def driver_content(console, facts):
     return f"{len(console.log)} lines, no error among them"
 
 
+def suspended(console, _):
+    waiting = int(console.line(r"suspended with (\d+) requests waiting")[1])
+    first = console.line(r"OUTER: process (\d+) suspended the machine, exit status 5")
+    second = console.line(r"OUTER: process (\d+) resumed it")
+    expect(waiting > 0, "no request waited: the disk was idle")
+    expect(first[1] != second[1], "the process that resumed it is the one that suspended it")
+    boots = len(re.findall(r"^GUEST: kernel", console.text, re.M))
+    expect(boots == 1, f"the guest began {boots} times")
+    at = console.text.index(first[0])
+    before = console.text.count("\nGUEST: ", 0, at)
+    after = console.text.count("\nGUEST: ", at)
+    expect(before > 0 and after > 0, "the guest did not work before and after")
+    return (f"{waiting} requests of the disk waited, process {first[1]} ended, process {second[1]} "
+            f"went on; {before} lines of the guest before, {after} after")
+
+
 def powered_off(console, _):
     console.line("GUEST: done")
     status = console.line(r"OUTER: linux_kvm_arm64 exit status (\d+)")[1]
@@ -555,6 +572,12 @@ CLAIMS = (
     Claim("the guest's driver logged no other trouble", driver_content,
           (drop("GUEST: log"), (r"(?m)^(GUEST: log .*arm-smmu-v3 \S+) allocated.*$",
                                 r"\1 CMD_SYNC timeout at 0x00000011"))),
+    Claim("the machine was suspended in the middle of I/O, and another process went on", suspended,
+          (drop("requests waiting"), (r"with \d+ requests", "with 0 requests"),
+           drop("resumed it"), (r"(suspended the machine, exit status) 5", r"\1 0"),
+           (r"(OUTER: process) \d+ (\w+)", r"\1 7 \2"),
+           (r"^OUTER: process \d+ suspended.*\n", lambda match: match[0] + "GUEST: kernel x\n")),
+          when=lambda facts: facts.suspended),
     Claim("the guest powered off and the VMM ended well", powered_off,
           (drop("GUEST: done"), (r"(exit status) 0", r"\1 1"))),
     Claim("the host finds the guest's writes in the disk files", disk_file,
@@ -614,6 +637,7 @@ def self_test(text, facts):
                          ("disk_after", facts.disk_before), ("second_before", facts.second_after),
                          ("second_after", facts.second_before), ("page_kib", 64), ("full", not facts.full),
                          ("stalls", not facts.stalls),
+                         *((("suspended", True),) if not facts.suspended else ()),
                          ("domain", "identity")):
         trials += 1
         if all(holds for _, holds, _ in judge(text, dataclasses.replace(facts, **{field: other}))):

@@ -28,11 +28,12 @@ from beds.debian import BedError, NotInArchive, say  # noqa: E402
 
 DISK_BYTES = 2 << 20
 GUEST_MEMORY_MIB = 256
+SUSPEND_AFTER = 20  # requests: while the guest reads the disk for the first time
 TARGET = "example_linux_kvm_arm64"
 # What the guest's kernel is told about IOMMU domains, and the type it begins with.
 IOMMU = {"strict": ("", "DMA"), "lazy": ("iommu.strict=0", "DMA-FQ"),
          "passthrough": ("iommu.passthrough=1", "identity")}
-SAMPLES = ("sample-console.txt", "sample-console-full.txt")
+SAMPLES = ("sample-console.txt", "sample-console-full.txt", "sample-console-suspend.txt")
 
 
 def arguments():
@@ -48,6 +49,9 @@ def arguments():
                         help="how the guest's kernel uses the SMMU at first (strict)")
     parser.add_argument("--features", choices=("stage1", "full"), default="stage1",
                         help="what our SMMU has: stage1, or full for all of the library (stage1)")
+    parser.add_argument("--suspend", action="store_true",
+                        help="suspend the machine in the middle of its I/O and go on in another "
+                             "process")
     parser.add_argument("--vmm", metavar="PATH", help="run this arm64 program, build nothing")
     parser.add_argument("--keep", action="store_true", help="keep disk and file systems of the run")
     parser.add_argument("--limit", type=int, default=240, metavar="SECONDS",
@@ -109,6 +113,7 @@ def run(options, kernel, vmm, direct):
     name = "-".join([kernel.name, str(options.vcpus),
                      *([options.features] if options.features != "stage1" else []),
                      *([options.iommu] if options.iommu != "strict" else []),
+                     *(["suspend"] if options.suspend else []),
                      *(["reference"] if options.reference else [])])
     folder = machines.REPOSITORY / "build" / "demo" / name
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -128,11 +133,12 @@ def run_in(folder, options, kernel, vmm, direct):
                          memory=GUEST_MEMORY_MIB << 20, disk_before=before, disk_after=after,
                          second_before=second_before, second_after=second_after,
                          page_kib=options.pages, domain=domain, full=full, stalls=full and kernel.answers_stalls,
-                         emulated=not direct)
+                         suspended=options.suspend, emulated=not direct)
     environment = {"DEMO_VCPUS": options.vcpus, "DEMO_NODES": nodes,
                    "DEMO_MEMORY": GUEST_MEMORY_MIB, "DEMO_TIMEOUT": options.limit,
                    "DEMO_OPTIONS": words, "DEMO_FEATURES": options.features,
-                   "DEMO_STALLS": "--can-stall" if facts.stalls else ""}
+                   "DEMO_STALLS": "--can-stall" if facts.stalls else "",
+                   "DEMO_SUSPEND": SUSPEND_AFTER if options.suspend else ""}
     if options.reference:
         say(f"booting {kernel.release} on QEMU's own SMMUv3")
         command = machines.reference_machine(kernel, folder / "guest.cpio", folder, words)

@@ -4,7 +4,8 @@
 # where its threads may run and where its memory lies. The same script serves the emulated machine
 # (busybox) and an arm64 host. Environment: DEMO_VCPUS, DEMO_NODES, DEMO_MEMORY (MiB), DEMO_TIMEOUT,
 # DEMO_OPTIONS (for the guest's command line), DEMO_FEATURES (of the SMMU),
-# DEMO_STALLS (--can-stall, or nothing).
+# DEMO_STALLS (--can-stall, or nothing), DEMO_SUSPEND (suspend the machine after so many requests of
+# the disk, and go on in another process; nothing: never).
 cd "$1" || exit 1
 rm -f report.json sample
 
@@ -17,20 +18,35 @@ sample() {
     done
 }
 
-./linux_kvm_arm64 --kernel Image --initrd guest.cpio --disk disk --pci-disk pci-disk \
-    --vcpus "$DEMO_VCPUS" --memory "$DEMO_MEMORY" --numa-nodes "$DEMO_NODES" \
-    --cmdline "console=ttyAMA0 quiet panic=-1 DEMO_INJECT=1 $DEMO_OPTIONS" \
-    --features "${DEMO_FEATURES:-stage1}" $DEMO_STALLS --inject --report report.json --timeout "$DEMO_TIMEOUT" </dev/null &
-vmm=$!
+# run OPTION...: one process of the VMM, from start to end; sets status.
 # The last sample that shows every vCPU thread is kept: threads come last in it, so the memory was
 # looked at while the guest ran.
-while kill -0 "$vmm" 2>/dev/null; do
-    sample >sample.new 2>/dev/null
-    [ "$(grep -c 'thread vcpu' sample.new)" -ge "$DEMO_VCPUS" ] && mv sample.new sample
-    sleep 1
-done
-wait "$vmm"
-echo "OUTER: linux_kvm_arm64 exit status $?"
+run() {
+    ./linux_kvm_arm64 --kernel Image --initrd guest.cpio --disk disk --pci-disk pci-disk \
+        --vcpus "$DEMO_VCPUS" --memory "$DEMO_MEMORY" --numa-nodes "$DEMO_NODES" \
+        --cmdline "console=ttyAMA0 quiet panic=-1 DEMO_INJECT=1 $DEMO_OPTIONS" \
+        --features "${DEMO_FEATURES:-stage1}" $DEMO_STALLS --inject --report report.json \
+        --timeout "$DEMO_TIMEOUT" "$@" </dev/null &
+    vmm=$!
+    while kill -0 "$vmm" 2>/dev/null; do
+        sample >sample.new 2>/dev/null
+        [ "$(grep -c 'thread vcpu' sample.new)" -ge "$DEMO_VCPUS" ] && mv sample.new sample
+        sleep 1
+    done
+    wait "$vmm"
+    status=$?
+}
+
+if [ -n "$DEMO_SUSPEND" ]; then
+    run --suspend-after "$DEMO_SUSPEND" --state machine.saved
+    echo "OUTER: process $vmm suspended the machine, exit status $status"
+    rm -f sample
+    run --resume machine.saved
+    echo "OUTER: process $vmm resumed it"
+else
+    run
+fi
+echo "OUTER: linux_kvm_arm64 exit status $status"
 cat sample 2>/dev/null
 for name in disk pci-disk; do
     sum=$(sha256sum <$name)

@@ -130,6 +130,20 @@ public:
         return done;
     }
 
+    /// See kvm_vm::gic_request.
+    [[nodiscard]] result<> request(bool its, std::uint32_t number,
+                                   os::kvm_abi::device_attribute& attribute) noexcept {
+        if (its ? !its_created_ : !created_) return none();
+        const os::call_result called =
+            os::device_request_with(its ? its_ : gic_, number, attribute);
+        if (called.ok()) return {};
+        fixed_text<160> what{its ? "interrupt translation service, register " : "GICv3, register "};
+        what.append_number(attribute.attribute, 16).append(" of group ");
+        what.append_number(attribute.group);
+        return os::fail_with(called.os_error, what.view(),
+                             "let no vCPU run, and use the layout that was saved");
+    }
+
 private:
     [[nodiscard]] static fixed_text<160> at(std::string_view what, std::uint64_t number) noexcept {
         return fixed_text<160>{what}.append_number(number, 16);

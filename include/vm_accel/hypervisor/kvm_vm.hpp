@@ -129,6 +129,13 @@ public:
     /// unsupported, out_of_range.
     [[nodiscard]] result<> create_its(pa base) noexcept { return gic_.create_its(vm_, base); }
 
+    /// One attribute of the GIC, or of its translation service, got or set by
+    /// `number`; for arm64::save_gic() and restore_gic(). No vCPU runs meanwhile.
+    [[nodiscard]] result<> gic_request(bool its, std::uint32_t number,
+                                       os::kvm_abi::device_attribute& attribute) noexcept {
+        return gic_.request(its, number, attribute);
+    }
+
     /// Delivers a message signalled interrupt: a write of `data` to
     /// arm64::its_doorbell() by the device that the service knows as `device`.
     /// True: delivered; false: the guest has the interrupt blocked or unmapped.
