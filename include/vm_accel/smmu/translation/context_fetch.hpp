@@ -31,6 +31,26 @@ struct resolve_fault {
     bool may_stall = false;
 };
 
+/// The SubstreamID of an access, or that it has none. Unlike std::optional it
+/// has a value at all times: GCC 12 would see an unset one being read.
+class optional_substream {
+public:
+    constexpr optional_substream() noexcept = default;
+    constexpr optional_substream(substream_id number) noexcept
+        : number_(number), is_present_(true) {}
+    constexpr optional_substream(std::optional<substream_id> from) noexcept {
+        if (from) *this = optional_substream{*from};
+    }
+
+    [[nodiscard]] constexpr bool is_present() const noexcept { return is_present_; }
+    /// 0 when there is none.
+    [[nodiscard]] constexpr substream_id number() const noexcept { return number_; }
+
+private:
+    substream_id number_{};
+    bool is_present_ = false;
+};
+
 /// Which translation an access takes through a stream whose stage 1 is on.
 struct context_choice {
     std::optional<spec::event_id> event{}; ///< set = none
@@ -39,22 +59,23 @@ struct context_choice {
 };
 
 /// The CD that a SubstreamID, or the lack of one, selects (5.2, S1CDMax and
-/// S1DSS). `substream` is nullopt for accesses without.
-[[nodiscard]] constexpr context_choice
-choose_context(const stream_plan& plan, std::optional<substream_id> substream) noexcept {
+/// S1DSS).
+[[nodiscard]] constexpr context_choice choose_context(const stream_plan& plan,
+                                                      optional_substream substream) noexcept {
     using enum spec::event_id;
     using enum spec::s1_default_substream;
     const std::uint64_t count = std::uint64_t{1} << plan.contexts.count_log2;
     if (count == 1) {
-        if (substream) return {.event = C_BAD_SUBSTREAMID};
+        if (substream.is_present()) return {.event = C_BAD_SUBSTREAMID};
         return {};
     }
-    if (substream) {
-        if (raw(*substream) >= count) return {.event = C_BAD_SUBSTREAMID};
-        if (raw(*substream) == 0 && plan.without_substream == substream0) {
+    if (substream.is_present()) {
+        const std::uint32_t index = raw(substream.number());
+        if (index >= count) return {.event = C_BAD_SUBSTREAMID};
+        if (index == 0 && plan.without_substream == substream0) {
             return {.event = F_STREAM_DISABLED};
         }
-        return {.index = raw(*substream)};
+        return {.index = index};
     }
     if (plan.without_substream == substream0) return {};
     if (plan.without_substream == bypass) return {.bypasses_stage1 = true};

@@ -20,7 +20,7 @@ namespace vm_accel::inline v0 {
 /// Whose configuration is wanted.
 struct resolve_request {
     stream_id stream{};
-    std::optional<substream_id> substream{};
+    optional_substream substream{};
     pa_range window{};
     memory_attributes incoming{}; ///< of the device's accesses, before overrides
 };
@@ -147,8 +147,8 @@ resolve_stream(Tables& tables, const stream_table_registers& registers,
             failed = resolve_plan<F>(tables, *plan, ste.value, request, out);
         }
     }
-    out.is_substream = request.substream.has_value();
-    out.substream = request.substream.value_or(substream_id{});
+    out.is_substream = request.substream.is_present();
+    out.substream = request.substream.number();
     return failed;
 }
 
