@@ -261,7 +261,8 @@ TEST_CASE("a CMD_SYNC that waits for a device sends its message when it complete
     b.start(0, 0, 0);
     REQUIRE(b.iommu->attach_device("disk", {pa{guest::ram}, b.pages.size()}, stream_id{3}));
     auto port = b.iommu->make_port("disk").value();
-    const std::uint64_t to = GENERATE(board<>::word, doorbell);
+    const std::uint64_t to =
+        GENERATE(std::uint64_t{guest::ram + 0x3000}, std::uint64_t{0x808'0040});
     {
         auto guard = port.open();
         b.command(spec::tlbi_nsnh_all());
@@ -273,6 +274,37 @@ TEST_CASE("a CMD_SYNC that waits for a device sends its message when it complete
     CHECK(b.read(reg::CMDQ_CONS) == b.prod);
     CHECK((b.load(b.word) == 5) == (to == b.word));
     CHECK(b.sink.messages.size() == (to == doorbell ? 1U : 0U));
+}
+
+TEST_CASE("an interrupt that is disabled before it is routed is forgotten", "[smmu][message]") {
+    const std::uint32_t enables = GENERATE(0x0U, 0x1U, 0x2U, 0x4U, 0x7U);
+    const std::uint64_t address = GENERATE(std::uint64_t{guest::ram + 0x3000}, std::uint64_t{0});
+    CAPTURE(enables, address);
+    board<> b;
+    register_file<full_features> registers;
+    for (const std::uint32_t cfg0 :
+         {reg::EVENTQ_IRQ_CFG0, reg::PRIQ_IRQ_CFG0, reg::GERROR_IRQ_CFG0}) {
+        (void)registers.write(cfg0, 8, address);
+        (void)registers.write(cfg0 + 8, 4, 1);
+    }
+    (void)registers.write(reg::IRQ_CTRL, 4, enables);
+    interrupt_router<full_features> router;
+    effects raised;
+    raised.raise_eventq = raised.raise_priq = raised.raise_gerror = true;
+    router.ask(raised);
+    effects out;
+    router.route(registers, b.memory, out);
+    CHECK(out.routed);
+    const bool wired = address == 0;
+    CHECK(out.raise_gerror == (wired && (enables & 1) != 0));
+    CHECK(out.raise_priq == (wired && (enables & 2) != 0));
+    CHECK(out.raise_eventq == (wired && (enables & 4) != 0));
+    const unsigned lines = enables == 7 ? 3 : enables == 0 ? 0 : 1;
+    CHECK(out.messages_written == (wired ? 0 : lines));
+    effects again;
+    router.route(registers, b.memory, again); // asked for once, routed once
+    CHECK(again.messages_written == 0);
+    CHECK_FALSE(again.raise_eventq);
 }
 
 TEST_CASE("without IDR0.MSI everything goes by wire", "[smmu][message]") {
