@@ -245,6 +245,8 @@ static_assert(abi::get_device_attribute == KVM_GET_DEVICE_ATTR);
 static_assert(abi::run == KVM_RUN);
 static_assert(abi::get_one_register == KVM_GET_ONE_REG);
 static_assert(abi::set_one_register == KVM_SET_ONE_REG);
+static_assert(abi::get_power_state == KVM_GET_MP_STATE);
+static_assert(abi::set_power_state == KVM_SET_MP_STATE);
 static_assert(abi::arm_init_vcpu >> 16 == (0x4000 | sizeof(abi::arm_vcpu_init)));
 
 template <abi::capability Ours, long Theirs>
