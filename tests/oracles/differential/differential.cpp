@@ -1,8 +1,7 @@
 /// The differential oracle: random configurations on the golden model and on ours.
 /// See tests/oracles/README.md; scripts/differential builds and starts it.
 ///
-///   differential --seed S --cases N --folder DIR [--stage STAGE] [--case K] [--jobs J]
-///                [--stop-after D] -- QEMU...
+///   differential --seed S --cases N --folder DIR [--case K] [--stop-after D] -- QEMU...
 #include "session.hpp"
 
 #include <sys/stat.h>
@@ -27,7 +26,6 @@ struct arguments {
     std::uint64_t only = ~std::uint64_t{0};
     std::uint64_t stop_after = 5;
     std::string folder = ".";
-    std::string stage;
     std::vector<std::string> command;
 };
 
@@ -56,8 +54,6 @@ arguments parse(int count, char** words) {
             a.stop_after = std::strtoull(value, nullptr, 0);
         } else if (word == "--folder") {
             a.folder = value;
-        } else if (word == "--stage") {
-            a.stage = value;
         } else {
             usage(words[i - 1]);
         }
@@ -150,7 +146,7 @@ common_features features() {
 void run_half(const arguments& a, unsigned half, report& out) {
     const std::string folder = a.folder + "/" + std::to_string(half);
     ::mkdir(folder.c_str(), 0700);
-    session s{{a.command, a.stage, folder, a.seed, features()}};
+    session s{{a.command, folder, a.seed, features()}};
     const bool alone = a.only != ~std::uint64_t{0};
     std::uint64_t since = 0;
     for (std::uint64_t number = alone ? a.only : half; alone || number < a.cases; number += 2) {
@@ -170,24 +166,20 @@ int main(int count, char** words) {
     std::setvbuf(stdout, nullptr, _IOFBF, 1U << 16);
     const arguments a = parse(count, words);
     report out{a};
-    try {
-        if (a.only != ~std::uint64_t{0}) {
-            run_half(a, static_cast<unsigned>(a.only % 2), out);
-        } else {
-            std::thread other{[&] {
-                try {
-                    run_half(a, 1, out);
-                } catch (const std::exception& what) {
-                    std::fprintf(stderr, "differential: %s\n", what.what());
-                    std::_Exit(2);
-                }
-            }};
-            run_half(a, 0, out);
-            other.join();
+    const auto half = [&](unsigned which) {
+        try {
+            run_half(a, which, out);
+        } catch (const std::exception& what) {
+            std::fprintf(stderr, "differential: %s\n", what.what());
+            std::_Exit(2);
         }
-    } catch (const std::exception& what) {
-        std::fprintf(stderr, "differential: %s\n", what.what());
-        std::_Exit(2);
+    };
+    if (a.only != ~std::uint64_t{0}) {
+        half(static_cast<unsigned>(a.only % 2));
+    } else {
+        std::thread other{half, 1U};
+        half(0);
+        other.join();
     }
     return out.finish();
 }

@@ -41,8 +41,7 @@ class golden_model {
 public:
     /// `command`: the words that start qemu-system-aarch64. `folder`: for the RAM file and the
     /// BIOS, in memory if possible.
-    golden_model(const std::vector<std::string>& command, const std::string& stage,
-                 const std::string& folder) {
+    golden_model(const std::vector<std::string>& command, const std::string& folder) {
         const std::string ram_path = folder + "/ram";
         const std::string bios_path = folder + "/bios";
         const int file = ::open(ram_path.c_str(), O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
@@ -88,9 +87,6 @@ public:
                  std::string{"none"},
              }) {
             words.push_back(word);
-        }
-        if (!stage.empty()) {
-            words.insert(words.end(), {"-global", "arm-smmuv3.stage=" + stage});
         }
         for (unsigned i = 0; i < device_count; ++i) {
             char text[64];

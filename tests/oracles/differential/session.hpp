@@ -18,7 +18,6 @@ namespace differential {
 
 struct session_options {
     std::vector<std::string> command; ///< starts QEMU
-    std::string stage;
     std::string folder;
     std::uint64_t seed = 1;
     common_features features;
@@ -65,9 +64,10 @@ private:
 
     void start() {
         golden_.reset();
-        golden_ = std::make_unique<golden_model>(options_.command, options_.stage, options_.folder);
+        golden_ = std::make_unique<golden_model>(options_.command, options_.folder);
         ours_ = std::make_unique<our_model>();
         memory_ = std::make_unique<both_memories>(golden_->ram(), ours_->ram_bytes_at_start());
+        compare_features();
         std::memset(golden_->ram(), 0, ram_bytes); // QEMU's device tree
         random_source random{options_.seed, 0x5eed};
         for (std::uint64_t at = 0; at < data_bytes; at += 8) {
@@ -87,6 +87,19 @@ private:
         restart_registers();
     }
 
+    /// Nothing else means anything if the two do not offer the same.
+    void compare_features() {
+        for (std::uint32_t offset = spec::reg::IDR0; offset <= spec::reg::IDR5; offset += 4) {
+            const std::size_t at = golden_->read_register(offset);
+            const auto golden = static_cast<std::uint32_t>(golden_->finish()[at]);
+            const std::uint32_t ours = ours_->read_register(offset);
+            if (golden == ours) continue;
+            char line[80];
+            std::snprintf(line, sizeof line, "IDR%u: the golden model has %08x, we have %08x",
+                          offset / 4, golden, ours);
+            throw std::runtime_error{line};
+        }
+    }
     /// After a difference: what the golden model has is what both have.
     void make_same() {
         restart_registers();
