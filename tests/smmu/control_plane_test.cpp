@@ -18,6 +18,10 @@ namespace reg = vm_accel::spec::reg;
 
 namespace {
 
+struct whole : default_smmu_options {
+    static constexpr smmu_features features = full_features;
+};
+
 /// Notes what it is asked for.
 struct noting_executor {
     void forget_streams(std::uint32_t first, std::uint32_t last) noexcept {
@@ -242,4 +246,53 @@ TEST_CASE("GATOS is started once for each RUN", "[smmu][control]") {
     CHECK(b.registers.read(reg::GATOS_PAR, 8) == 0x1234'5000);
     (void)b.write(reg::GATOS_CTRL, 1);
     CHECK(b.executor.take() == std::vector<std::string>{"run_atos"});
+}
+
+TEMPLATE_TEST_CASE("the SMMU is disabled and enabled again in the middle of an access",
+                   "[smmu][control]", default_smmu_options, whole) {
+    guest::machine<set_associative<16, 2>, TestType> m;
+    m.start();
+    const std::uint64_t root = m.stage1_stream(5, 1);
+    m.map(root, 0x4000'1000, guest::ram + 0x80'0000);
+    REQUIRE(m.iommu().attach_device("disk", m.all_of_ram, stream_id{5}));
+    auto port = m.iommu().make_port("disk").value();
+    auto other = m.iommu().make_port("disk").value();
+    const auto goes_to = [&](auto& through) {
+        auto guard = through.open();
+        const outcome o = guard.translate(iova{0x4000'1000}, 4, access::read);
+        return o.is_span() ? raw(o.address()) : 0;
+    };
+    constexpr std::uint64_t translated = guest::ram + 0x80'0000;
+    REQUIRE(goes_to(port) == translated);
+    const bool aborts = GENERATE(false, true);
+    m.write32(reg::GBPA, aborts ? 0x8010'0000 : 0x8000'0000);
+    {
+        auto guard = port.open();
+        const outcome o = guard.translate(iova{0x4000'1000}, 4, access::write);
+        REQUIRE(o.is_span());
+        m.write32(reg::CR0, 0xc);
+        CHECK(m.read32(reg::CR0) == 0xc);
+        CHECK(m.read32(reg::CR0ACK) == 0xd); // while the access goes on
+        *o.host() = std::byte{0x5a};
+        // New accesses go by GBPA already: untranslated, or not at all.
+        CHECK(goes_to(other) == (aborts ? 0 : 0x4000'1000));
+        // On again before the first change is acknowledged.
+        m.write32(reg::CR0, 0xd);
+        CHECK(goes_to(other) == translated);
+        CHECK(m.read32(reg::CR0ACK) == 0xd);
+        m.write32(reg::CR0, 0xc);
+        CHECK(m.read32(reg::CR0ACK) == 0xd);
+    }
+    CHECK(m.read32(reg::CR0ACK) == 0xc);
+    CHECK(std::to_integer<int>(*m.host(translated)) == 0x5a);
+    CHECK(goes_to(port) == (aborts ? 0 : 0x4000'1000));
+    // Commands are executed meanwhile, and what they name is gone afterwards.
+    m.unmap(root, 0x4000'1000);
+    m.command(spec::tlbi_nsnh_all());
+    m.sync();
+    CHECK(m.commands_done());
+    m.write32(reg::CR0, 0xd);
+    CHECK(m.read32(reg::CR0ACK) == 0xd);
+    CHECK(goes_to(port) == 0);
+    CHECK(m.event().has_value());
 }
