@@ -392,6 +392,30 @@ TEST_CASE("each event's record, word by word", "[smmu][event]") {
     }
 }
 
+TEST_CASE("a device announces what it will access", "[smmu][event]") {
+    bench m;
+    auto port = m.iommu().make_port("disk").value();
+    port.announce(iova{0x5ff8}, 16, vm_accel::access::write, {.privileged = true});
+    const auto record = m.event();
+    REQUIRE(record);
+    using R = spec::event_record;
+    CHECK(guest::id_of(*record) == spec::event_id::E_PAGE_REQUEST);
+    CHECK(get<R::StreamID>(*record) == sid);
+    CHECK(get<R::InputAddr>(*record) == 0x5000);
+    CHECK(get<R::Span>(*record) == 2);
+    CHECK((get<R::pW>(*record) == 1 && get<R::uW>(*record) == 0));
+    CHECK(m.told() == 1);
+    CHECK(m.iommu().stats().faults == 0);
+    port.announce(iova{0x5000}, 0, vm_accel::access::read); // nothing is announced
+    port.announce(iova{~0ULL}, 2, vm_accel::access::read);
+    m.write32(reg::CR0, 0xc); // SMMUEN = 0
+    port.announce(iova{0x5000}, 1, vm_accel::access::read);
+    m.write32(reg::CR0, 0xd);
+    REQUIRE(m.iommu().detach_device("disk"));
+    port.announce(iova{0x5000}, 1, vm_accel::access::read);
+    CHECK_FALSE(m.event());
+}
+
 TEST_CASE("a stage-2 fault names stage and IPA", "[smmu][event]") {
     translation_fault f;
     f.event = spec::event_id::F_TRANSLATION;

@@ -122,6 +122,12 @@ private:
         return registers.events_enabled() &&
                !registers.error_active(spec::GERROR::EVENTQ_ABT_ERR::mask);
     }
+    /// Events that are recorded while SMMUEN = 0 too (7.3.2, 7.3.6, 7.3.8).
+    [[nodiscard]] static bool needs_no_smmu(const spec::event_record& record) noexcept {
+        using enum spec::event_id;
+        const auto event = static_cast<spec::event_id>(get<spec::event_record::Type>(record));
+        return event == F_UUT || event == F_BAD_ATS_TREQ || event == F_TRANSL_FORBIDDEN;
+    }
     [[nodiscard]] static queue_place place(const register_file<F>& registers) noexcept {
         return queue_place::of(registers.event_queue_base(), F.event_queue_log2,
                                sizeof(spec::event_record));
@@ -134,7 +140,7 @@ private:
         const auto keep = [&] {
             hold(static_cast<std::uint16_t>(get<spec::event_record::STAG>(record)));
         };
-        if (!is_on(registers)) {
+        if (!is_on(registers) || !(registers.smmu_enabled() || needs_no_smmu(record))) {
             // Not an overflow: an event queue that is off discards.
             if (stalled) {
                 keep();

@@ -164,6 +164,27 @@ public:
         return counted(device_->wait(ticket));
     }
 
+    /// Tells the guest's driver what the device will soon access: a hint that asks
+    /// for no answer and may get lost (E_PAGE_REQUEST, 3.12.4.1). At most 255
+    /// pages are told.
+    void announce(iova address, std::uint64_t length, access kind,
+                  access_attributes attributes = {}) noexcept {
+        translation_fault hint;
+        hint.event = spec::event_id::E_PAGE_REQUEST;
+        hint.stream = stream();
+        hint.access_made = {address, length, kind, attributes.privileged, attributes.instruction};
+        hint.substream = attributes.substream;
+        hint.substream_valid = attributes.has_substream;
+        const translation_subject& subject = attachment_->subject;
+        if (!is_sound(hint.access_made) || subject.managed ||
+            subject.detached.load(std::memory_order_acquire)) {
+            return;
+        }
+        const guard held{*this};
+        pending_ |= device_->record(hint);
+        has_pending_ = true;
+    }
+
     /// Asks for a translation to keep (PCIe ATS). Of a device that was attached
     /// without `ats`: unsupported. Bytes beyond the answer's piece: ask again.
     [[nodiscard]] ats_completion ats_translate(const ats_request& asked) noexcept
