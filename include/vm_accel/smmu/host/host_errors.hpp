@@ -56,9 +56,8 @@ namespace vm_accel::inline v0::host_error {
 }
 [[nodiscard]] inline tl::unexpected<error> state_does_not_fit(std::uint64_t needed) noexcept {
     return fail(errc::exhausted,
-                fixed_text<160>{"saving the SMMU's state: it has "}
-                    .append_number(needed)
-                    .append(" bytes, and there is no room for them"),
+                fixed_text<160>{"saving the SMMU's state: it has "}.append_number(needed).append(
+                    " bytes, and there is no room for them"),
                 "give as many bytes as saved_state_size() says");
 }
 [[nodiscard]] inline tl::unexpected<error> out_of_memory() noexcept {
