@@ -22,8 +22,9 @@ inline constexpr std::uint64_t level2_tables = ram + 0x12'0000;
 /// What devices read and write: 512 pages of 4 KiB, aligned so that a 2 MiB block can map them.
 inline constexpr std::uint64_t data = ram + 0x20'0000;
 inline constexpr std::size_t data_bytes = 2U << 20;
-/// Where devices put what they have read, with the SMMU off, to be looked at.
-inline constexpr std::uint64_t dump = ram + 0x40'0000;
+/// Where devices put what they have read, with the SMMU off, to be looked at. Only the golden
+/// model's do; so it does not follow the data, for accesses that reach past its end.
+inline constexpr std::uint64_t dump = ram + 0x42'0000;
 inline constexpr std::uint64_t pattern = ram + 0x41'0000; ///< what devices will write
 /// Context descriptors and translation tables.
 inline constexpr std::uint64_t tables = ram + 0x80'0000;
