@@ -1,23 +1,24 @@
 #!/usr/bin/env python3
 """Does docs/smmu-features.md tell the truth about files and tests?
 
-Every row of its tables with a header and a test must name a header below include/vm_accel/smmu, and a
-test case that exists. check_features.py ROOT | --self-test
+Every row of its tables of features must name a header below include/vm_accel/smmu and a test case that
+exist, every row of its table of traps a test case. check_features.py ROOT | --self-test
 """
 import pathlib
 import re
 import sys
 
 COLUMNS = ["feature", "built", "offered by", "section", "header", "test", "judge"]
+TRAP_COLUMNS = ["trap", "test"]
 CASES = re.compile(r'TEST_CASE\(\s*"((?:[^"\\]|\\.)*)"')
 
 
-def rows(text):
-    """The rows of every table whose head has COLUMNS."""
+def rows(text, columns):
+    """The rows of every table whose head has those columns."""
     inside = False
     for line in text.splitlines():
         cells = [cell.strip() for cell in line.strip().strip("|").split("|")]
-        if cells == COLUMNS:
+        if cells == columns:
             inside = True
         elif not line.startswith("|"):
             inside = False
@@ -28,8 +29,16 @@ def rows(text):
 def mistakes(text, headers, cases):
     """`headers`: paths. `cases`: test file -> names."""
     found = []
+
+    def check_test(what, test):
+        file, _, name = test.partition(": ")
+        if name not in cases.get(file, ()):
+            found.append(f"{what}: no test case \"{name}\" in {file}")
+
+    for cells in rows(text, TRAP_COLUMNS):
+        check_test(cells[0], cells[-1])
     count = 0
-    for cells in rows(text):
+    for cells in rows(text, COLUMNS):
         count += 1
         if len(cells) != len(COLUMNS):
             found.append(f"a row with {len(cells)} cells: {cells[0]}")
@@ -37,9 +46,7 @@ def mistakes(text, headers, cases):
         feature, _, _, _, header, test, _ = cells
         if header not in headers:
             found.append(f"{feature}: no header {header}")
-        file, _, name = test.partition(": ")
-        if name not in cases.get(file, ()):
-            found.append(f"{feature}: no test case \"{name}\" in {file}")
+        check_test(feature, test)
     if count == 0:
         found.append("no table with the known columns")
     return found
@@ -65,6 +72,8 @@ def self_test():
               mistakes(good.replace("b: c", "b"), headers, cases) != [],
               mistakes(good.replace("t_test", "u_test"), headers, cases) != [],
               mistakes(good.replace("| own ", ""), headers, cases) != [],
+              mistakes(good + "\n| trap | test |\n|---|---|\n| t | smmu/t_test.cpp: d |\n", headers,
+                       cases) != [],
               mistakes("", headers, cases) != []]
     print("self-test:", judged)
     return 0 if all(judged) else 1
