@@ -183,6 +183,9 @@ TEST_CASE("plans are refused, used up and forgotten", "[smmu][injection]") {
     CHECK_FALSE(faults.overflows(output_queue::page_requests));
     CHECK_FALSE(faults.drops(wired_interrupt::gerror));
     CHECK(faults.injected() == 1);
+    REQUIRE(faults.plan({.where = {pa{0x1000}, 8}, .after = 3}));
+    for (const bool expected : {false, false, false, true, false})
+        CHECK(faults.fails(memory_operation::load, pa{0x1000}) == expected);
 }
 
 TEST_CASE("a device's own data never fails", "[smmu][injection]") {
