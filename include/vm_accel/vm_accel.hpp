@@ -103,6 +103,7 @@
 #include <vm_accel/smmu/host/dma_port.hpp>
 #include <vm_accel/smmu/host/host_errors.hpp>
 #include <vm_accel/smmu/host/lockfree_streams.hpp>
+#include <vm_accel/smmu/host/pcie_port.hpp>
 #include <vm_accel/smmu/host/stream_allocator.hpp>
 #include <vm_accel/smmu/host/stream_totals.hpp>
 #include <vm_accel/smmu/options.hpp>
@@ -133,6 +134,7 @@
 #include <vm_accel/smmu/translation/translator.hpp>
 #include <vm_accel/smmu/translation/walk.hpp>
 #include <vm_accel/smmu/vocabulary/access.hpp>
+#include <vm_accel/smmu/vocabulary/access_attributes.hpp>
 #include <vm_accel/smmu/vocabulary/ats.hpp>
 #include <vm_accel/smmu/vocabulary/fault.hpp>
 #include <vm_accel/smmu/vocabulary/fault_injection.hpp>

@@ -5,12 +5,12 @@
 #include <vm_accel/core/field.hpp>
 #include <vm_accel/guest/copy.hpp>
 #include <vm_accel/smmu/host/attachment.hpp>
+#include <vm_accel/smmu/host/pcie_port.hpp>
 #include <vm_accel/smmu/vocabulary/access.hpp>
-#include <vm_accel/smmu/vocabulary/ats.hpp>
+#include <vm_accel/smmu/vocabulary/access_attributes.hpp>
 #include <vm_accel/smmu/vocabulary/fault.hpp>
 #include <vm_accel/smmu/vocabulary/features.hpp>
 #include <vm_accel/smmu/vocabulary/outcome.hpp>
-#include <vm_accel/smmu/vocabulary/page_request.hpp>
 #include <vm_accel/smmu/vocabulary/statistics.hpp>
 
 #include <bit>
@@ -22,15 +22,6 @@
 #include <utility>
 
 namespace vm_accel::inline v0 {
-
-/// Attributes of the accesses that a device makes, besides their direction.
-struct access_attributes {
-    bool privileged = false;
-    bool instruction = false;
-    bool has_substream = false; ///< the access carries a SubstreamID (PCIe: a PASID)
-    bool translated = false;    ///< its address came from ats_translate()
-    substream_id substream{};   ///< meaningful with has_substream
-};
 
 /// Made by `smmu::make_port`. Movable while no guard of it is open; used by one
 /// thread at a time; must be destroyed before the SMMU, after its guards.
@@ -47,7 +38,7 @@ struct access_attributes {
 /// Ask about each until it is decided: accesses that may be stalled at a time
 /// are few.
 template <class Device>
-class dma_port {
+class dma_port : public pcie_port<dma_port<Device>, Device::F> {
     static constexpr smmu_features F = Device::F;
     using slot_type = typename Device::guard_slot_type;
     using effects_type = typename Device::effects_type;
@@ -164,91 +155,6 @@ public:
         return counted(device_->wait(ticket));
     }
 
-    /// Tells the guest's driver what the device will soon access: a hint that asks
-    /// for no answer and may get lost (E_PAGE_REQUEST, 3.12.4.1). At most 255
-    /// pages are told.
-    void announce(iova address, std::uint64_t length, access kind,
-                  access_attributes attributes = {}) noexcept {
-        translation_fault hint;
-        hint.event = spec::event_id::E_PAGE_REQUEST;
-        hint.stream = stream();
-        hint.access_made = {address, length, kind, attributes.privileged, attributes.instruction};
-        hint.substream = attributes.substream;
-        hint.substream_valid = attributes.has_substream;
-        const translation_subject& subject = attachment_->subject;
-        if (!is_sound(hint.access_made) || subject.managed ||
-            subject.detached.load(std::memory_order_acquire)) {
-            return;
-        }
-        const guard held{*this};
-        pending_ |= device_->record(hint);
-        has_pending_ = true;
-    }
-
-    /// Asks for a translation to keep (PCIe ATS). Of a device that was attached
-    /// without `ats`: unsupported. Bytes beyond the answer's piece: ask again.
-    [[nodiscard]] ats_completion ats_translate(const ats_request& asked) noexcept
-        requires(F.ats)
-    {
-        if (attachment_->ats == nullptr) return {};
-        const guard held{*this};
-        translation_fault fault;
-        counters_->ats_requests.add();
-        const ats_completion answer = device_->ats_translate(*attachment_, asked, fault);
-        if (fault.has_event()) {
-            pending_ |= device_->record(fault);
-            has_pending_ = true;
-        }
-        return answer;
-    }
-    /// The next thing to forget, or nothing. When no access uses it any more, say
-    /// so with invalidated(): the guest's CMD_SYNC waits for that.
-    [[nodiscard]] std::optional<atc_invalidation> next_invalidation() noexcept
-        requires(F.ats)
-    {
-        if (attachment_->ats == nullptr) return std::nullopt;
-        return attachment_->ats->next_invalidation();
-    }
-    /// Also when the device refused it as unsupported (3.9.1.5).
-    void invalidated(std::uint32_t token) noexcept
-        requires(F.ats)
-    {
-        acknowledge(token, true);
-    }
-    /// The device did not answer in time: the guest's CMD_SYNC ends with
-    /// CERROR_ATC_INV_SYNC (3.9.1.4).
-    void invalidation_failed(std::uint32_t token) noexcept
-        requires(F.ats)
-    {
-        acknowledge(token, false);
-    }
-    /// Asks the guest's driver for a page (PCIe PRI). Takes the SMMU's lock for a
-    /// moment: call it with no guard open.
-    void request_page(const page_request& asked) noexcept
-        requires(F.pri)
-    {
-        if (attachment_->ats != nullptr) device_->request_page(*attachment_, asked);
-    }
-    /// The next answer to a group of page requests, or nothing.
-    [[nodiscard]] std::optional<page_response> next_page_response() noexcept
-        requires(F.pri)
-    {
-        if (attachment_->ats == nullptr) return std::nullopt;
-        return attachment_->ats->next_response();
-    }
-    /// Counts invalidations and responses as they come; wait_for_news() waits,
-    /// with no guard open, while the count is `seen`. A detach counts too.
-    [[nodiscard]] std::uint32_t news() const noexcept
-        requires(F.ats)
-    {
-        return attachment_->ats == nullptr ? 0 : attachment_->ats->news();
-    }
-    void wait_for_news(std::uint32_t seen) const noexcept
-        requires(F.ats)
-    {
-        if (attachment_->ats != nullptr) attachment_->ats->wait(seen);
-    }
-
     /// The thread promises not to open a guard until unpark(): synchronisation
     /// does not have to reach it. For device threads that go to sleep.
     void park() noexcept { device_->park_port(*slot_); }
@@ -258,6 +164,7 @@ public:
 
 private:
     friend Device;
+    friend pcie_port<dma_port, F>;
     dma_port(Device& device, attachment_record& attachment, slot_type& slot,
              port_counters& counters) noexcept
         : device_(&device), attachment_(&attachment), slot_(&slot), counters_(&counters) {}
@@ -289,12 +196,6 @@ private:
         }
         device_->act(std::exchange(pending_, {}));
     }
-    void acknowledge(std::uint32_t token, bool done) noexcept {
-        if (attachment_->ats == nullptr || !attachment_->ats->acknowledge(token, done)) return;
-        pending_.drain_commands = has_pending_ = true;
-        act(false); // when the outermost guard closes, if there is one
-    }
-
     /// A copy that waits, inside a guard that it cannot close: nothing may stall.
     class nesting {
     public:
