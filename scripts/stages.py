@@ -352,13 +352,14 @@ class Stages:
 
     def demo(self):
         """a stock arm64 Linux boots in our VMM, its driver on our SMMU"""
-        variants = [["--self-test"], [], ["--vcpus", "2"], ["--kernel-series", "next"],
-                    ["--pages", "16"], ["--iommu", "lazy"],
+        variants = [["--self-test"], [], ["--vcpus", "2"], ["--iommu", "lazy"],
                     ["--iommu", "passthrough", "--kernel-series", "next"],
-                    ["--features", "full"], ["--features", "full", "--pages", "16"],
+                    ["--features", "full", "--pages", "16"],
                     ["--features", "full", "--vcpus", "2", "--suspend"]]
         if self.options.all:
-            variants += [["--reference"], ["--vcpus", "2", "--kernel-series", "next"]]
+            variants += [["--reference"], ["--vcpus", "2", "--kernel-series", "next"],
+                         ["--pages", "16"], ["--features", "full"], ["--suspend"],
+                         ["--features", "full", "--kernel-series", "next"]]
         for variant in variants:
             name = " ".join(["scripts/demo", *variant])
             say(f"  {elapsed()} {name}")
