@@ -276,6 +276,36 @@ TEST_CASE("a CMD_SYNC that waits for a device sends its message when it complete
     CHECK(b.sink.messages.size() == (to == doorbell ? 1U : 0U));
 }
 
+TEST_CASE("CMD_SYNCs of two queues that complete together each send their message",
+          "[smmu][message][ecmdq]") {
+    board<> b;
+    b.start(0, 0, 0);
+    REQUIRE(b.iommu->attach_device("disk", {pa{guest::ram}, b.pages.size()}, stream_id{3}));
+    auto port = b.iommu->make_port("disk").value();
+    // The first enhanced queue, in a page of their own.
+    constexpr std::uint64_t enhanced = spec::mmio_size;
+    constexpr std::uint64_t enhanced_ring = guest::ram + 0x4000;
+    constexpr std::uint32_t on = 0x8000'0000;
+    const std::array commands{spec::tlbi_nsnh_all(), spec::cmd_sync_msi(pa{doorbell}, 2)};
+    REQUIRE(b.memory.write(pa{enhanced_ring}, std::as_bytes(std::span{commands})));
+    b.write(enhanced, enhanced_ring | 4, 8);
+    b.write(enhanced + 8, on);
+    {
+        auto guard = port.open();
+        b.command(spec::tlbi_nsnh_all());
+        b.command(spec::cmd_sync_msi(pa{doorbell}, 1));
+        b.write(enhanced + 8, on | 2);
+        CHECK(b.iommu->sync_pending());
+        CHECK(b.sink.messages.empty());
+    }
+    while (b.iommu->poll()) {}
+    CHECK_FALSE(b.iommu->sync_pending());
+    CHECK(b.read(reg::CMDQ_CONS) == b.prod);
+    CHECK(b.read(enhanced + 12) == (on | 2));
+    REQUIRE(b.sink.messages.size() == 2);
+    CHECK(b.sink.messages[0].data + b.sink.messages[1].data == 3);
+}
+
 TEST_CASE("an interrupt that is disabled before it is routed is forgotten", "[smmu][message]") {
     const std::uint32_t enables = GENERATE(0x0U, 0x1U, 0x2U, 0x4U, 0x7U);
     const std::uint64_t address = GENERATE(std::uint64_t{guest::ram + 0x3000}, std::uint64_t{0});

@@ -174,7 +174,10 @@ private:
     void consume_from(consumer& from, Memory& memory, Executor& executor, unsigned& budget,
                       effects& out) noexcept {
         const bool passed = finished(from.grace);
-        if (from.waits && !(passed && complete_sync(from, memory, executor, out))) return;
+        if (from.waits) {
+            if (!passed || leaves_message(out)) return;
+            if (!complete_sync(from, memory, executor, out)) return;
+        }
         for (; budget != 0; --budget) {
             spec::command command;
             switch (from.queue.fetch(registers_, memory, command)) {
@@ -192,11 +195,7 @@ private:
                 return;
             }
             if (action.what == command_action::kind::sync) {
-                // One message at a time: the next one waits until this is delivered.
-                if (out.message(wired_interrupt::cmdq_sync)) {
-                    out.wake_poll = true;
-                    return;
-                }
+                if (leaves_message(out)) return;
                 if (!execute_sync(from, action, memory, executor, out)) return;
                 continue;
             }
@@ -204,6 +203,14 @@ private:
             consume(from);
         }
         out.wake_poll = true;
+    }
+
+    /// One CMD_SYNC message at a time, of whatever queue: the next one waits until
+    /// this is delivered.
+    [[nodiscard]] static bool leaves_message(effects& out) noexcept {
+        if (!out.message(wired_interrupt::cmdq_sync)) return false;
+        out.wake_poll = true;
+        return true;
     }
 
     template <class Executor>
