@@ -386,7 +386,8 @@ class Stages:
         """
         name = " ".join(command)
         say(f"  {elapsed()} {name}")
-        status, output = run(command, progress=name)
+        limit = BUILD_LIMIT if "--mutants" in command else LIMIT
+        status, output = run(command, progress=name, limit=limit)
         reasons = SKIP.findall(output)
         cases = re.search(r"^cases (\d+), different 0$", output, re.M)
         mutants = re.search(r"^mutants (\d+), caught (\d+)$", output, re.M)
@@ -452,6 +453,7 @@ class Stages:
             self.results.fail("scripts/mutants", output)
         self.judge("scripts/walk_oracle", "--mutants")
         self.judge("scripts/differential", "--mutants")
+        self.judge("scripts/fuzz", "--mutants")
         clang = Build(self.results, "clang", "release", "-DCMAKE_CXX_COMPILER=clang++-19")
         if clang.make("unit_tests", "concurrent_tests", "static_tests"):
             clang.catch("unit_tests")
