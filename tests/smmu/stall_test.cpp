@@ -4,9 +4,13 @@
 #include <catch2/catch.hpp>
 
 #include <array>
+#include <chrono>
+#include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <optional>
 #include <thread>
+#include <vector>
 
 using namespace vm_accel;
 namespace reg = vm_accel::spec::reg;
@@ -349,6 +353,41 @@ TEST_CASE("a port that goes leaves its places to others", "[smmu][stall]") {
         while (m.event()) {}
     }
     CHECK(keeps.decision(kept) == stall_decision::pending);
+}
+
+TEST_CASE("a port that goes wakes whoever waits for its accesses", "[smmu][stall]") {
+    bench m;
+    std::optional port{m.port()};
+    const stall_ticket ticket = m.stalled(*port, 1);
+    stall_decision decided = stall_decision::pending;
+    std::thread waits{[&] {
+        auto other = m.port("net");
+        decided = other.wait(ticket);
+    }};
+    std::this_thread::sleep_for(std::chrono::milliseconds{20}); // until it waits, most likely
+    port.reset();
+    waits.join();
+    CHECK(decided == stall_decision::aborted);
+}
+
+TEST_CASE("what is held back tries again after a return to an earlier state", "[smmu][stall]") {
+    bench m;
+    auto port = m.port();
+    std::array<stall_ticket, bound> tickets{};
+    for (unsigned i = 0; i < bound; ++i)
+        tickets[i] = m.stalled(port, i);
+    std::vector<std::byte> state(m.iommu().saved_state_size());
+    REQUIRE(m.iommu().save(state));
+    const unsigned later = GENERATE(0U, 1U, 2U);
+    for (unsigned i = 0; i < later; ++i) {
+        m.resume(sid, tickets[i].tag, retry);
+        CHECK(port.decision(tickets[i]) == stall_decision::retry);
+        (void)m.stalled(port, 20 + i);
+    }
+    const stall_ticket held_back = m.stalled(port, 50);
+    REQUIRE(held_back.held_back);
+    REQUIRE(m.iommu().restore(state));
+    CHECK(port.decision(held_back) == stall_decision::retry);
 }
 
 TEST_CASE("a stalled access holds no guard: CMD_SYNC completes", "[smmu][stall]") {

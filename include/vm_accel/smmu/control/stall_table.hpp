@@ -166,6 +166,7 @@ public:
     /// knows it; restored accesses belong to no port.
     template <class Visit>
     void visit_state(Visit& visit) noexcept {
+        const std::uint32_t before = turn_.load(std::memory_order_seq_cst);
         visit(turn_, 0xffff'ffff);
         visit(any_held_, 1);
         for (place& p : places_) {
@@ -175,7 +176,12 @@ public:
             visit(p.stream, (std::uint64_t{1} << F.stream_bits) - 1);
             if (visit.is_loading()) p.port.store(~std::size_t{0}, std::memory_order_relaxed);
         }
-        if (visit.is_loading()) next_turn(); // what was held back tries again
+        if (!visit.is_loading()) return;
+        // What was held back tries again, there and here: the turn is nobody's.
+        if (static_cast<std::int32_t>(before - turn_.load(std::memory_order_seq_cst)) > 0) {
+            turn_.store(before, std::memory_order_seq_cst);
+        }
+        next_turn();
     }
 
     /// How many accesses wait for a decision.
@@ -247,7 +253,8 @@ private:
     }
     bool free(place& p, std::uint32_t state) noexcept {
         const std::uint32_t fresh = with(state + phase_mask + 1, phase::free);
-        if (!p.state.compare_exchange_strong(state, fresh, std::memory_order_release)) return false;
+        if (!p.state.compare_exchange_strong(state, fresh, std::memory_order_seq_cst)) return false;
+        p.state.notify_all(); // another thread may wait for an access whose port is gone
         next_turn();
         return true;
     }
