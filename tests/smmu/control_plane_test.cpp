@@ -223,7 +223,7 @@ TEST_CASE("a reset ends what waits", "[smmu][control]") {
     CHECK_FALSE(b.plane.sync_pending());
     (void)b.write(reg::CR0, 0xd); // ignored in the middle of a reset
     CHECK(b.registers.read(reg::CR0, 4) == 0);
-    b.plane.finish_reset();
+    b.plane.finish_reset(b.executor);
     CHECK(b.cons() == 0);
     CHECK_FALSE(b.service().raise_cmdq_sync);
 }

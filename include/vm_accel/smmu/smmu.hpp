@@ -124,7 +124,7 @@ public:
                 });
                 return {};
             },
-            [this]() noexcept { parts_.control.finish_reset(); });
+            [this]() noexcept { parts_.control.finish_reset(parts_.execute_by()); });
     }
 
     // --- save and restore --------------------------------------------------

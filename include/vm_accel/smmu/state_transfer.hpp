@@ -123,14 +123,14 @@ template <class Parts>
             return {};
         },
         [&]() noexcept {
-            parts.control.finish_reset();
+            parts.control.finish_reset(parts.execute_by());
             state_reader load{state, state_reader::purpose::load};
             visit_state(parts, load);
             if constexpr (Parts::performance_type::enabled) {
                 auto sums = parts.performance.sums(parts.attachments);
                 parts.performance.monitor().rebase(sums);
             }
-            parts.control.restored();
+            parts.control.restored(parts.execute_by());
             parts.settle_stalls();
         });
 }

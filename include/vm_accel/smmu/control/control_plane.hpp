@@ -101,7 +101,8 @@ public:
     /// A reset in two steps, with a wait for the guards between them: first
     /// everything is disabled, and waiting CMD_SYNCs forgotten; then nobody uses
     /// the registers any more, and they get their reset values. Register writes
-    /// in between are ignored.
+    /// in between are ignored, and what devices were configured with in between
+    /// is forgotten.
     template <command_executor Executor>
     void begin_reset(Executor&& executor) noexcept {
         resetting_ = true;
@@ -113,8 +114,10 @@ public:
         acknowledge_owed_ = false;
         invalidate(invalidation_scope::all());
     }
-    void finish_reset() noexcept {
+    template <command_executor Executor>
+    void finish_reset(Executor&& executor) noexcept {
         registers_.reset();
+        executor.forget_streams(0U, ~0U);
         resetting_ = false;
     }
 
@@ -125,8 +128,11 @@ public:
         for (consumer& c : queues_)
             visit(c.sent_to_atc, 1);
     }
-    /// The registers have been restored: what they owe is done again.
-    void restored() noexcept {
+    /// The registers have been restored: what they owe is done again, and no
+    /// configuration is from before.
+    template <command_executor Executor>
+    void restored(Executor&& executor) noexcept {
+        executor.forget_streams(0U, ~0U);
         acknowledge_owed_ = true;
         start(acknowledge_grace_);
     }
