@@ -460,6 +460,26 @@ TEST_CASE("an overflow of an SMMU's counter is noticed by poll", "[smmu][pmcg]")
     CHECK(g.mmio_read(pmcg::IRQ_STATUS, 4) == 1);
 }
 
+TEST_CASE("a reset of the SMMU resets its counters, and nobody is told of an overflow",
+          "[smmu][pmcg]") {
+    bench m;
+    auto disk = m.port(0x10);
+    auto g = m.iommu().performance_monitor();
+    g.mmio_write(pmcg::IRQ_CFG0, 8, bench::elsewhere + 0x100);
+    g.mmio_write(pmcg::IRQ_CFG1, 4, 0x77);
+    m.count(0, 1);
+    m.overflow_next(0);
+    REQUIRE(m.iommu().reset());
+    bench::touch(disk, 2, guest::ram);
+    (void)m.iommu().poll();
+    CHECK(m.load64(bench::elsewhere + 0x100) == 0);
+    for (const std::uint32_t offset :
+         {pmcg::CR, pmcg::IRQ_CTRL, pmcg::IRQ_CFG1, pmcg::CNTENSET0, pmcg::INTENSET0, pmcg::OVSSET0,
+          pmcg::EVTYPER0, pmcg::EVCNTR0}) {
+        CHECK(g.mmio_read(offset, 4) == 0);
+    }
+}
+
 namespace {
 
 struct everything : default_smmu_options {

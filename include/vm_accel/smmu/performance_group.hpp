@@ -66,6 +66,8 @@ public:
     void leaving(const attachment_record& record) noexcept {
         monitor_.forget(raw(record.subject.stream), record.finished);
     }
+    /// The registers; the books go on.
+    void reset() noexcept { monitor_.reset(); }
     [[nodiscard]] monitor_type& monitor() noexcept { return monitor_; }
     [[nodiscard]] attachment_sums sums(const attachment_set& attachments) const noexcept {
         return {attachments, ports_};
@@ -86,6 +88,7 @@ public:
     static void claimed(std::size_t, const attachment_record&) noexcept {}
     static void released(std::size_t, attachment_record&) noexcept {}
     static void leaving(const attachment_record&) noexcept {}
+    static void reset() noexcept {}
 };
 
 /// Runs use(monitor, sums) on the monitor of an SMMU, then tells of an overflow.

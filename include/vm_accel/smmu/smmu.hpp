@@ -113,8 +113,8 @@ public:
     /// Readable while poll() has work to go on with; -1 where there is no eventfd.
     [[nodiscard]] int deferred_work_fd() const noexcept { return parts_.deferred.fd(); }
 
-    /// Power-on state; devices stay attached. When it returns, no device uses a
-    /// translation from before. Error: would_deadlock.
+    /// Power-on state, the performance monitor's too; devices stay attached. When it returns, no
+    /// device uses a translation from before. Error: would_deadlock.
     [[nodiscard]] result<> reset() noexcept {
         return parts_.waiting(
             [this]() noexcept -> result<> {
@@ -124,7 +124,10 @@ public:
                 });
                 return {};
             },
-            [this]() noexcept { parts_.control.finish_reset(parts_.execute_by()); });
+            [this]() noexcept {
+                parts_.control.finish_reset(parts_.execute_by());
+                parts_.performance.reset();
+            });
     }
 
     // --- save and restore --------------------------------------------------
