@@ -4,9 +4,14 @@
 #include <catch2/catch.hpp>
 
 #include <array>
+#include <cstddef>
 #include <cstdint>
+#include <functional>
+#include <memory>
 #include <optional>
+#include <span>
 #include <thread>
+#include <utility>
 
 using namespace vm_accel;
 namespace reg = vm_accel::spec::reg;
@@ -334,4 +339,51 @@ TEST_CASE("a device sleeps until it is answered", "[smmu][pri]") {
     device.join();
     REQUIRE(answer);
     CHECK(answer->group == 3);
+}
+
+namespace {
+
+/// Runs something once, in the middle of the SMMU's next write.
+struct stepped_memory : region_map {
+    bool write(pa address, std::span<const std::byte> in) noexcept {
+        if (act) std::exchange(act, nullptr)();
+        return region_map::write(address, in);
+    }
+    std::function<void()> act;
+};
+
+} // namespace
+
+TEST_CASE("events that come while a page request's error is written are written too",
+          "[smmu][pri][event]") {
+    using device = smmu<no_tlb, bitmap_streams<64>, stepped_memory, counting_sink, asking>;
+    guest::host_pages pages{1U << 20};
+    stepped_memory memory;
+    counting_sink sink;
+    REQUIRE(memory.add(pa{guest::ram}, pages.data(), pages.size()));
+    const auto iommu = std::make_unique<device>(memory, sink);
+    REQUIRE(iommu->init());
+    REQUIRE(iommu->attach_device("gpu", {pa{guest::ram}, pages.size()}, stream_id{3},
+                                 attach_options{.ats = true}));
+    // One STE, which is not valid, and no room for page requests.
+    iommu->mmio_write(reg::STRTAB_BASE, 8, guest::ram);
+    iommu->mmio_write(reg::STRTAB_BASE_CFG, 4, 2);
+    iommu->mmio_write(reg::EVENTQ_BASE, 8, (guest::ram + 0x1'0000) | 8);
+    iommu->mmio_write(reg::PRIQ_BASE, 8, (guest::ram + 0x2'0000) | 0);
+    iommu->mmio_write(reg::PRIQ_PROD, 4, 1);
+    iommu->mmio_write(reg::CR2, 4, 0x8); // REC_CFG_ATS
+    iommu->mmio_write(reg::CR0, 4, 0x7);
+    auto asks = iommu->make_port("gpu").value();
+    auto faults = iommu->make_port("gpu").value();
+    constexpr unsigned many = 64; // as many as are staged at most
+    memory.act = [&] {
+        for (unsigned i = 0; i < many; ++i) {
+            auto guard = faults.open();
+            CHECK(guard.translate(iova{0x1000}, 4, access::read).is_fault());
+        }
+    };
+    asks.request_page({.has_substream = true, .substream = substream_id{7}});
+    CHECK(memory.act == nullptr);
+    CHECK(asks.next_page_response()->code == page_response_code::failure);
+    CHECK(iommu->mmio_read(reg::EVENTQ_PROD, 4) == many + 1);
 }

@@ -123,6 +123,9 @@ struct smmu_assembly {
         return executor<smmu_assembly>{*this};
     }
     void service(effects& out) noexcept {
+        // Events that nobody writes whose guard is open. Memory stays under the lock.
+        out |= drain_events();
+        if (std::exchange(out.drain_events, false)) out.wake_poll = true;
         control.service(own_memory(), execute_by(), Options::commands_per_call, out);
     }
 
@@ -251,6 +254,8 @@ struct smmu_assembly {
                                    return keeps;
                                });
         held.after |= result.out;
+        // Others may have left their events to this thread, which has no guard.
+        if (std::exchange(held.after.drain_events, false)) held.after.drain_commands = true;
         if (result.answer) record.ats->respond(*result.answer);
     }
     void release_port(attachment_record& record, guard_slot& slot) noexcept {
