@@ -129,7 +129,10 @@ struct machine {
 TEST_CASE("virtio disk: requests complete while registers are read and the SMMU is quiesced") {
     machine m;
     virtio_disk disk{need(m.iommu.make_port("disk")), m.storage, no_line{}, ring_bell{&m.bell}};
-    const io_thread io{m.iommu, disk, m.bell};
+    const io_thread io{"disk-io", m.bell, m.iommu.deferred_work_fd(), [&]() noexcept {
+                           while (m.iommu.poll()) {}
+                           disk.serve();
+                       }};
     std::atomic<bool> done{false};
     std::thread nosy{[&] {
         std::uint64_t sum = 0;
@@ -170,7 +173,10 @@ TEST_CASE("virtio disk: requests complete while registers are read and the SMMU 
 TEST_CASE("virtio disk: a reset in the middle of a request leaves a device that starts anew") {
     machine m;
     virtio_disk disk{need(m.iommu.make_port("disk")), m.storage, no_line{}, ring_bell{&m.bell}};
-    const io_thread io{m.iommu, disk, m.bell};
+    const io_thread io{"disk-io", m.bell, m.iommu.deferred_work_fd(), [&]() noexcept {
+                           while (m.iommu.poll()) {}
+                           disk.serve();
+                       }};
     for (unsigned round = 0; round < 200; ++round) {
         m.start(disk);
         m.submit(disk, 1, round % 64);

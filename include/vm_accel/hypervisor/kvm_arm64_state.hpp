@@ -153,7 +153,7 @@ private:
         namespace gic = os::kvm_abi::gic_v3;
         constexpr abi_group group = gic::group_redistributor_registers;
         constexpr std::uint64_t sgi_frame = 0x1'0000;
-        for (const std::uint64_t offset : {0x70, 0x74, 0x78, 0x7c, 0x0, 0x14})
+        for (const std::uint64_t offset : {0x70U, 0x74U, 0x78U, 0x7cU, 0x0U, 0x14U})
             add(kind::word32, group, affinity | offset);
         add(kind::word32, group, affinity | sgi_frame | 0x80);
         bits(group, affinity | sgi_frame | 0x100, affinity | sgi_frame | 0x180);
@@ -200,7 +200,7 @@ private:
             add(kind::word64, gic::group_its_registers, offset, gic_part::its);
         };
         // CBASER resets CREADR, and so comes before it; then CWRITER, BASER0 to 7.
-        for (const std::uint64_t offset : {0x80, 0x90, 0x88})
+        for (const std::uint64_t offset : {0x80U, 0x90U, 0x88U})
             word(offset);
         for (std::uint64_t table = 0; table < 8; ++table)
             word(0x100 + table * 8);
