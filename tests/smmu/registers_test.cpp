@@ -576,6 +576,7 @@ TEST_CASE("a full device's ID registers", "[smmu][registers]") {
         {"HAD", reg::IDR3, 2, 2, 1},
         {"PBHA", reg::IDR3, 3, 3, 0},
         {"XNX", reg::IDR3, 4, 4, 1},
+        {"PPS", reg::IDR3, 5, 5, 0}, // STE.PPAR counts (8.1)
         {"MPAM", reg::IDR3, 7, 7, 1},
         {"FWB", reg::IDR3, 8, 8, 0},
         {"STT", reg::IDR3, 9, 9, 1},

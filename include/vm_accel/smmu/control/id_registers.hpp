@@ -48,13 +48,13 @@ struct id_registers {
 
     static constexpr std::uint32_t IDR2 = 0; ///< no VATOS page
 
+    // PPS is 0: STE.PPAR counts in answers to an overflow (8.1).
     static constexpr std::uint32_t IDR3 = static_cast<std::uint32_t>(
         when(F.hierarchical_attribute_disable, spec::IDR3::HAD::mask) |
-        when(F.xnx, spec::IDR3::XNX::mask) |
-        when(F.pri && F.substream_bits != 0, spec::IDR3::PPS::mask) |
-        when(F.mpam, spec::IDR3::MPAM::mask) | when(F.stt, spec::IDR3::STT::mask) |
-        when(F.range_invalidation, spec::IDR3::RIL::mask) | spec::IDR3::BBML::in_place(F.bbml) |
-        when(F.e0pd, spec::IDR3::E0PD::mask) | when(F.epan, spec::IDR3::EPAN::mask));
+        when(F.xnx, spec::IDR3::XNX::mask) | when(F.mpam, spec::IDR3::MPAM::mask) |
+        when(F.stt, spec::IDR3::STT::mask) | when(F.range_invalidation, spec::IDR3::RIL::mask) |
+        spec::IDR3::BBML::in_place(F.bbml) | when(F.e0pd, spec::IDR3::E0PD::mask) |
+        when(F.epan, spec::IDR3::EPAN::mask));
 
     static constexpr std::uint32_t IDR4 = 0; ///< implementation defined: nothing
 
@@ -137,7 +137,7 @@ static_assert(id_registers<stage1_features>::IDR5 == 0x14);
 
 static_assert(id_registers<full_features>::IDR0 == 0x088d'b69b);
 static_assert(id_registers<full_features>::IDR1 == 0x8e73'9d20);
-static_assert(id_registers<full_features>::IDR3 == 0x0002'36b4);
+static_assert(id_registers<full_features>::IDR3 == 0x0002'3694);
 static_assert(id_registers<full_features>::IDR5 == 0x0040'04f6);
 static_assert(id_registers<full_features>::IDR6 == 0x0002'0000);
 
