@@ -42,6 +42,7 @@ struct noting_executor {
         ++asked;
         return progress;
     }
+    bool settle_events(effects&) noexcept { return true; }
     void smmu_disabled() noexcept { note("smmu_disabled"); }
     void run_atos() noexcept { note("run_atos"); }
 

@@ -354,6 +354,40 @@ struct stepped_memory : region_map {
 
 } // namespace
 
+TEST_CASE("CMD_SYNC makes the events of accesses visible that have been refused",
+          "[smmu][event][sync]") {
+    using device = smmu<no_tlb, bitmap_streams<64>, stepped_memory, counting_sink, asking>;
+    guest::host_pages pages{1U << 20};
+    stepped_memory memory;
+    counting_sink sink;
+    REQUIRE(memory.add(pa{guest::ram}, pages.data(), pages.size()));
+    const auto iommu = std::make_unique<device>(memory, sink);
+    REQUIRE(iommu->init());
+    REQUIRE(iommu->attach_device("gpu", {pa{guest::ram}, pages.size()}, stream_id{3}));
+    // One STE, which is not valid.
+    iommu->mmio_write(reg::STRTAB_BASE, 8, guest::ram);
+    iommu->mmio_write(reg::STRTAB_BASE_CFG, 4, 2);
+    iommu->mmio_write(reg::EVENTQ_BASE, 8, (guest::ram + 0x1'0000) | 4);
+    iommu->mmio_write(reg::CMDQ_BASE, 8, (guest::ram + 0x2'0000) | 4);
+    iommu->mmio_write(reg::CR0, 4, 0xd);
+    const spec::command sync = spec::cmd_sync(spec::sync_signal::SIG_NONE);
+    REQUIRE(memory.write(pa{guest::ram + 0x2'0000}, std::as_bytes(std::span{sync.word})));
+    auto writes = iommu->make_port("gpu").value();
+    auto faults = iommu->make_port("gpu").value();
+    std::array<std::byte, 4> bytes{};
+    std::uint64_t consumed = 1;
+    // In the middle of one device's record another device is refused, and knows it.
+    memory.act = [&] {
+        CHECK_FALSE(faults.read(iova{0x1000}, bytes));
+        iommu->mmio_write(reg::CMDQ_PROD, 4, 1);
+        consumed = iommu->mmio_read(reg::CMDQ_CONS, 4);
+    };
+    CHECK_FALSE(writes.read(iova{0x2000}, bytes));
+    CHECK(consumed == 0);
+    CHECK(iommu->mmio_read(reg::CMDQ_CONS, 4) == 1);
+    CHECK(iommu->mmio_read(reg::EVENTQ_PROD, 4) == 2);
+}
+
 TEST_CASE("events that come while a page request's error is written are written too",
           "[smmu][pri][event]") {
     using device = smmu<no_tlb, bitmap_streams<64>, stepped_memory, counting_sink, asking>;

@@ -11,6 +11,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <utility>
 
 namespace vm_accel::inline v0 {
 
@@ -102,6 +103,12 @@ public:
     [[nodiscard]] effects terminate_stalls(const command_action& action) noexcept {
         if constexpr (F.stalls) parts_.stalls.abort(action.stream());
         return {};
+    }
+    [[nodiscard]] bool settle_events(effects& out) noexcept {
+        if (parts_.events.is_settled()) return true;
+        out |= parts_.drain_events();
+        if (std::exchange(out.drain_events, false)) out.wake_poll = true;
+        return parts_.events.is_settled();
     }
     void smmu_disabled() noexcept {
         if constexpr (F.stalls) parts_.stalls.abort_all();

@@ -273,7 +273,7 @@ private:
                                     Executor& executor, effects& out) noexcept {
         from.interrupt = action.interrupt;
         from.message = action.message;
-        if (from.invalidated) {
+        if (!executor.settle_events(out) || from.invalidated) {
             start(from.grace);
             if (!finished(from.grace)) {
                 from.waits = true;

@@ -81,6 +81,11 @@ public:
         return out;
     }
 
+    /// Whether every record that was pushed has been written, or discarded.
+    [[nodiscard]] bool is_settled() const noexcept {
+        return !has_work() && !writing_.load(std::memory_order_seq_cst);
+    }
+
     /// Whether the queue takes records now: on, not full, no abort unacknowledged
     /// (7.2.1).
     [[nodiscard]] static bool is_writable(register_file<F>& registers) noexcept {
