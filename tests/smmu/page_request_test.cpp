@@ -190,7 +190,7 @@ TEST_CASE("who is answered by the SMMU itself, and what", "[smmu][pri]") {
     }
     if (r.cause == why::full_without_ste) m.store(m.ste_address(sid), spec::ste{});
     const std::uint32_t before = m.prod() & ~overflow;
-    m.ask(port, 0x155, r.asked);
+    m.ask(port, 0x355, r.asked); // PRGIndex has nine bits
     const std::optional<page_response> answer = port.next_page_response();
     REQUIRE(answer.has_value() == r.answer.has_value());
     if (answer) {

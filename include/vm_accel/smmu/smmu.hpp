@@ -143,7 +143,9 @@ public:
     /// first. Gives the number of bytes. Errors: not_initialized, exhausted (`out`
     /// is too small), would_deadlock (the calling thread has a guard open).
     [[nodiscard]] result<std::size_t> save(std::span<std::byte> out) noexcept {
-        (void)poll(); // interrupts that wait to be told
+        // Accesses under way end, and what they left to tell is told.
+        if (const result<> ended = quiesce(); !ended) return fail(ended);
+        (void)poll();
         return save_state(parts_, out);
     }
     /// Takes over a state that an SMMU of the same features has saved, perhaps in

@@ -97,17 +97,21 @@ public:
 private:
     static constexpr auto overflow_flag = static_cast<std::uint32_t>(spec::PRIQ_PROD::OVFLG::mask);
 
+    /// PRGIndex has nine bits, whatever a device gives.
+    [[nodiscard]] static constexpr std::uint16_t group_of(const page_request& asked) noexcept {
+        return asked.group & 0x1ff;
+    }
     /// Of every request, the last or not, without a PASID (8.2).
     [[nodiscard]] static std::optional<page_response> failure(const page_request& asked) noexcept {
         if (asked.is_stop_marker()) return std::nullopt;
-        return page_response{.group = asked.group, .code = page_response_code::failure};
+        return page_response{.group = group_of(asked), .code = page_response_code::failure};
     }
     /// "Try again": of a group's last request (8.1).
     template <class KeepsPasid>
     [[nodiscard]] static std::optional<page_response> success(const page_request& asked,
                                                               KeepsPasid& keeps_pasid) noexcept {
         if (asked.is_stop_marker() || !asked.last) return std::nullopt;
-        page_response answer{.group = asked.group, .code = page_response_code::success};
+        page_response answer{.group = group_of(asked), .code = page_response_code::success};
         if (!asked.has_substream || F.substream_bits == 0) return answer;
         const std::optional<bool> keeps = keeps_pasid();
         if (!keeps) {

@@ -98,7 +98,9 @@ public:
             }
             visit.require(visit(outstanding_, ~std::uint64_t{0}) == outstanding);
             visit(order_, ~std::uint64_t{0});
-            visit(everything_owed_, 1);
+            // Something is owed only while every place is taken.
+            const std::uint64_t owed = visit(everything_owed_, 1);
+            visit.require(owed == 0 || outstanding == Invalidations);
             visit(failed_, 1);
             const std::uint64_t count = visit(response_count_, ~std::uint64_t{0});
             visit.require(count <= Responses);
