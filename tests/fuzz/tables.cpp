@@ -113,7 +113,7 @@ void tables(std::span<const std::uint8_t> bytes) {
         const iova address{in.flag() ? somewhere + in.below(0x40'0000) : in.take(8)};
         one.compare_with_memory(address, in.flag() ? access::read : access::write);
         // The same few addresses again and again: what is cached meets what has changed.
-        for (const std::uint64_t low : {0x0, 0x1000, 0x20'3000, 0x20'5000})
+        for (const std::uint64_t low : {0x0U, 0x1000U, 0x20'3000U, 0x20'5000U})
             one.compare_with_memory(iova{(stages == 2 ? guest::ram : 0) + low},
                                     (step & 1) != 0 ? access::write : access::read);
         m.write32(spec::reg::EVENTQ_CONS, m.read32(spec::reg::EVENTQ_PROD));
