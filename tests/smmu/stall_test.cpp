@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <cstring>
 #include <optional>
+#include <string_view>
 #include <thread>
 #include <vector>
 
@@ -272,8 +273,8 @@ TEST_CASE("the record of a stall is never dropped", "[smmu][stall]") {
     const char* const why = GENERATE("full", "off", "aborted");
     CAPTURE(why);
     auto disk = m.port();
-    const bool full = std::strcmp(why, "full") == 0;
-    const bool off = std::strcmp(why, "off") == 0;
+    const bool full = std::string_view{why} == "full";
+    const bool off = std::string_view{why} == "off";
     if (full) {
         // Records of another kind, two at a time may stay.
         m.store(m.ste_address(other_sid), spec::ste{});
