@@ -109,6 +109,9 @@ public:
     }
 
 private:
+    friend Port;
+    pcie_port() noexcept = default;
+
     void acknowledge(std::uint32_t token, bool done) noexcept {
         if (self().attachment_->ats == nullptr ||
             !self().attachment_->ats->acknowledge(token, done))
