@@ -151,13 +151,15 @@ public:
         bool served = true;
         while (served && !is_frozen()) {
             const std::lock_guard lock{mutex_};
-            served = serve_one();
-            if (served && requests_left_ != 0) approach_freeze();
+            served = !freezes_now() && serve_one();
+            if (served && requests_left_ > 1) --requests_left_;
         }
     }
-    /// Serves nothing more once that many requests are served, and requests wait:
-    /// in the middle of the guest's I/O. Before the I/O thread runs.
-    void freeze_after(std::uint64_t requests) noexcept { requests_left_ = requests; }
+    /// Serves nothing more once that many requests are served and another one
+    /// waits: in the middle of the guest's I/O. 0: never. Before the I/O thread runs.
+    void freeze_after(std::uint64_t requests) noexcept {
+        requests_left_ = requests == 0 ? 0 : requests + 1;
+    }
     [[nodiscard]] bool is_frozen() const noexcept { return frozen_; }
     /// Of a machine at rest: what the driver has queued and nobody has taken.
     [[nodiscard]] std::uint16_t requests_waiting() noexcept {
@@ -202,13 +204,9 @@ private:
         interrupt_.clear();
     }
 
-    /// The last request before the freeze is one behind which others wait.
-    void approach_freeze() noexcept {
-        if (requests_left_ > 1) {
-            --requests_left_;
-        } else if (queue_.waiting(port_) != 0) {
-            frozen_ = true;
-        }
+    [[nodiscard]] bool freezes_now() noexcept {
+        if (requests_left_ == 1 && queue_ready_ && queue_.waiting(port_) != 0) frozen_ = true;
+        return frozen_;
     }
 
     void declare_broken() noexcept {
@@ -247,7 +245,7 @@ private:
     bool queue_ready_ = false;
     std::uint64_t accepted_ = 0;
     std::atomic<std::uint32_t> status_{0};
-    std::uint64_t requests_left_ = 0; ///< until it freezes; 0: never
+    std::uint64_t requests_left_ = 0; ///< until it freezes at 1; 0: never
     std::atomic<bool> frozen_{false};
     Interrupt interrupt_;
     Notify notify_;
