@@ -184,20 +184,9 @@ private:
         const fill_ticket ticket = tlb_.begin_fill({address, 0, 0});
         const std::uint64_t tag = context != nullptr ? context->tag() : 0;
 
-        walk_result leaf;
-        if (configuration.mode == stream_mode::bypass) {
-            if (address >> F.output_bits != 0) {
-                leaf = walk_result::fault(spec::event_id::F_ADDR_SIZE);
-            } else {
-                leaf.size_log2 = static_cast<std::uint8_t>(F.output_bits);
-                leaf.allowed = permissions::all();
-                leaf.global = true;
-                leaf.attributes = configuration.incoming;
-            }
-        } else {
-            leaf = walk_tables<F>(configuration.regimes, {address, needed, configuration.incoming},
-                                  tables);
-        }
+        // In bypass both stages are off, and the walk passes the address on.
+        const walk_result leaf = walk_tables<F>(configuration.regimes,
+                                                {address, needed, configuration.incoming}, tables);
         if (leaf.event) return refuse_walk(subject, asked, configuration, leaf, fault);
 
         tlb_entry entry;
