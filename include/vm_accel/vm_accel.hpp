@@ -70,6 +70,8 @@
 #include <vm_accel/smmu/assembly.hpp>
 #include <vm_accel/smmu/caches/configuration_cache.hpp>
 #include <vm_accel/smmu/caches/context_table.hpp>
+#include <vm_accel/smmu/caches/direct_mapped.hpp>
+#include <vm_accel/smmu/caches/duelling.hpp>
 #include <vm_accel/smmu/caches/no_tlb.hpp>
 #include <vm_accel/smmu/caches/replacement.hpp>
 #include <vm_accel/smmu/caches/set_associative.hpp>

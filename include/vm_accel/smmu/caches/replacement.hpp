@@ -1,26 +1,95 @@
 /// Which way of a full set gives way.
 #pragma once
 
+#include <array>
 #include <atomic>
 #include <bit>
 #include <concepts>
+#include <cstddef>
 #include <cstdint>
 
 namespace vm_accel::inline v0 {
 
-/// One 32-bit word of state per set. touch() is called on each hit, by any
-/// number of threads at once; a lost update only makes the choice poorer.
-/// victim() is called with the set locked, and gives a way below `ways`.
+/// One 32-bit word of state per set, 0 at first. touch() is called on each hit,
+/// by any number of threads at once; a lost update only makes the choice poorer.
+/// victim() is called with the set locked, and gives a way below `ways`, which
+/// is filled next. Optional, and asked for by replacement_of:
+/// - `filled(state, way)`: that way was filled; called with the set locked;
+/// - `can_choose_among(ways)`: whether the state can hold so many ways;
+/// - `shared`, a type: see learning_replacement.
 template <class R>
 concept replacement_policy = requires(std::atomic<std::uint32_t>& state, unsigned way) {
     { R::touch(state, way) } noexcept -> std::same_as<void>;
     { R::victim(state, way) } noexcept -> std::same_as<unsigned>;
 };
 
+/// A policy that learns: all sets of a cache share one `shared`, and victim() is
+/// told it and the set's number. Threads: sets are locked one by one, so any
+/// number of threads use `shared` at once.
+template <class R>
+concept learning_replacement =
+    replacement_policy<R> && requires(std::atomic<std::uint32_t>& state, unsigned ways,
+                                      typename R::shared& shared, std::size_t set) {
+        requires std::default_initializable<typename R::shared>;
+        { R::victim(state, ways, shared, set) } noexcept -> std::same_as<unsigned>;
+    };
+
+/// Whether R can choose one of so many ways.
+template <replacement_policy R>
+[[nodiscard]] constexpr bool can_choose_among(unsigned ways) noexcept {
+    if constexpr (requires { R::can_choose_among(ways); }) return R::can_choose_among(ways);
+    return true;
+}
+
+/// A policy as one cache uses it: with what it shares between sets, if anything.
+template <replacement_policy R>
+class replacement_of {
+public:
+    [[gnu::always_inline]] static void touch(std::atomic<std::uint32_t>& state,
+                                             unsigned way) noexcept {
+        R::touch(state, way);
+    }
+    static void filled(std::atomic<std::uint32_t>& state, unsigned way) noexcept {
+        if constexpr (requires { R::filled(state, way); }) R::filled(state, way);
+    }
+    [[nodiscard]] unsigned victim(std::atomic<std::uint32_t>& state, unsigned ways,
+                                  std::size_t set) noexcept {
+        if constexpr (learning_replacement<R>) {
+            return R::victim(state, ways, shared_, set);
+        } else {
+            return R::victim(state, ways);
+        }
+    }
+
+private:
+    struct nothing {};
+    template <class T>
+    struct shared_by {
+        using type = nothing;
+    };
+    template <learning_replacement T>
+    struct shared_by<T> {
+        using type = typename T::shared;
+    };
+    [[no_unique_address]] typename shared_by<R>::type shared_{};
+};
+
+/// What a hit means to fully_associative, which keeps its entries in a list,
+/// oldest first, and evicts the first.
+enum class on_hit : std::uint8_t {
+    nothing, ///< the list is in order of filling
+    moves,   ///< the entry becomes the last
+    marks,   ///< the entry is passed over once
+};
+
 /// Second chance: a hit sets the way's bit, the hand clears bits until it finds
-/// one that is clear. Bits [15:0] are the ways, [31:16] the hand.
+/// one that is clear. A hit writes once per round of the hand. Bits [15:0] are
+/// the ways, [31:16] the hand.
 struct clock {
-    static void touch(std::atomic<std::uint32_t>& state, unsigned way) noexcept {
+    static constexpr on_hit in_list = on_hit::marks;
+
+    [[gnu::always_inline]] static void touch(std::atomic<std::uint32_t>& state,
+                                             unsigned way) noexcept {
         const std::uint32_t old = state.load(std::memory_order_relaxed);
         if ((old >> way & 1U) == 0) state.store(old | 1U << way, std::memory_order_relaxed);
     }
@@ -37,8 +106,11 @@ struct clock {
     }
 };
 
-/// First in, first out: hits change nothing.
+/// First in, first out: hits change nothing and write nothing. In sets, the
+/// ways take turns, which is the same once the set has been full.
 struct fifo {
+    static constexpr on_hit in_list = on_hit::nothing;
+
     static void touch(std::atomic<std::uint32_t>&, unsigned) noexcept {}
     [[nodiscard]] static unsigned victim(std::atomic<std::uint32_t>& state,
                                          unsigned ways) noexcept {
@@ -48,7 +120,127 @@ struct fifo {
     }
 };
 
-static_assert(replacement_policy<clock>);
-static_assert(replacement_policy<fifo>);
+/// Least recently used, exactly, of up to 8 ways: one bit for each pair of ways
+/// says which was used later.
+///
+/// A hit of any way but the last used one writes the set's word. Look-ups stay
+/// lock-free, but threads that hit in one set take its cache line from each
+/// other; and where two hits meet, one of them may count as older than it is.
+struct lru {
+    static constexpr on_hit in_list = on_hit::moves;
+
+    [[nodiscard]] static constexpr bool can_choose_among(unsigned ways) noexcept {
+        return ways <= most;
+    }
+    [[gnu::always_inline]] static void touch(std::atomic<std::uint32_t>& state,
+                                             unsigned way) noexcept {
+        const std::uint32_t old = state.load(std::memory_order_relaxed);
+        const std::uint32_t now = (old & ~(later[way] | earlier[way])) | later[way];
+        if (now != old) state.store(now, std::memory_order_relaxed);
+    }
+    static void filled(std::atomic<std::uint32_t>& state, unsigned way) noexcept {
+        touch(state, way);
+    }
+    [[nodiscard]] static unsigned victim(std::atomic<std::uint32_t>& state,
+                                         unsigned ways) noexcept {
+        const std::uint32_t word = state.load(std::memory_order_relaxed);
+        unsigned oldest = 0;
+        for (unsigned way = 1; way < ways; ++way) {
+            if ((word >> pair(oldest, way) & 1U) != 0) oldest = way;
+        }
+        touch(state, oldest);
+        return oldest;
+    }
+
+private:
+    static constexpr unsigned most = 8;
+
+    /// The bit for two ways, a < b: set = a was used later.
+    [[nodiscard]] static constexpr unsigned pair(unsigned a, unsigned b) noexcept {
+        return b * (b - 1) / 2 + a;
+    }
+    /// The pairs that a way is in: those that are set when it was used last, and
+    /// those that are clear.
+    [[nodiscard]] static constexpr std::array<std::uint32_t, most> pairs(bool first) noexcept {
+        std::array<std::uint32_t, most> out{};
+        for (unsigned b = 1; b < most; ++b) {
+            for (unsigned a = 0; a < b; ++a)
+                out[first ? a : b] |= std::uint32_t{1} << pair(a, b);
+        }
+        return out;
+    }
+    static const std::array<std::uint32_t, most> later, earlier;
+};
+inline constexpr std::array<std::uint32_t, lru::most> lru::later = lru::pairs(true);
+inline constexpr std::array<std::uint32_t, lru::most> lru::earlier = lru::pairs(false);
+
+/// A tree of bits over a power of two of ways, up to 16: each bit says in which
+/// half the older ways are. Nearly the least recently used; hits write about as
+/// often as with lru.
+///
+/// Node 2^d + (way mod 2^d) decides bit d of the way, whatever the number of
+/// ways: with fewer of them the last levels have no say.
+struct tree_plru {
+    [[nodiscard]] static constexpr bool can_choose_among(unsigned ways) noexcept {
+        return std::has_single_bit(ways);
+    }
+    [[gnu::always_inline]] static void touch(std::atomic<std::uint32_t>& state,
+                                             unsigned way) noexcept {
+        const std::uint32_t old = state.load(std::memory_order_relaxed);
+        const std::uint32_t now = (old & ~path[way]) | away[way];
+        if (now != old) state.store(now, std::memory_order_relaxed);
+    }
+    static void filled(std::atomic<std::uint32_t>& state, unsigned way) noexcept {
+        touch(state, way);
+    }
+    [[nodiscard]] static unsigned victim(std::atomic<std::uint32_t>& state,
+                                         unsigned ways) noexcept {
+        const std::uint32_t word = state.load(std::memory_order_relaxed);
+        unsigned way = 0;
+        for (unsigned half = 1; half < ways; half <<= 1) {
+            if ((word >> (half + way) & 1U) != 0) way |= half;
+        }
+        touch(state, way);
+        return way;
+    }
+
+private:
+    static constexpr unsigned most = 16;
+
+    /// The nodes above each way; or those of them that point away from it when
+    /// it was used last.
+    [[nodiscard]] static constexpr std::array<std::uint32_t, most> nodes(bool all) noexcept {
+        std::array<std::uint32_t, most> out{};
+        for (unsigned way = 0; way < most; ++way) {
+            for (unsigned half = 1; half < most; half <<= 1) {
+                if (all || (way & half) == 0) out[way] |= 1U << (half + (way & (half - 1)));
+            }
+        }
+        return out;
+    }
+    static const std::array<std::uint32_t, most> path, away;
+};
+inline constexpr std::array<std::uint32_t, tree_plru::most> tree_plru::path =
+    tree_plru::nodes(true);
+inline constexpr std::array<std::uint32_t, tree_plru::most> tree_plru::away =
+    tree_plru::nodes(false);
+
+/// Any way, by a sequence that is the same in each run. Hits write nothing; no
+/// order of accesses makes it miss always, as a cycle makes lru and fifo.
+struct random {
+    static constexpr on_hit in_list = on_hit::nothing;
+
+    static void touch(std::atomic<std::uint32_t>&, unsigned) noexcept {}
+    [[nodiscard]] static unsigned victim(std::atomic<std::uint32_t>& state,
+                                         unsigned ways) noexcept {
+        // Numerical Recipes' generator; its upper bits are the good ones.
+        const std::uint32_t word = state.load(std::memory_order_relaxed) * 1664525U + 1013904223U;
+        state.store(word, std::memory_order_relaxed);
+        return static_cast<unsigned>(std::uint64_t{word} * ways >> 32);
+    }
+};
+
+static_assert(replacement_policy<clock> && replacement_policy<fifo> && replacement_policy<lru> &&
+              replacement_policy<tree_plru> && replacement_policy<random>);
 
 } // namespace vm_accel::inline v0

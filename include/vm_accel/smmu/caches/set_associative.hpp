@@ -27,6 +27,8 @@ template <std::size_t Sets, std::size_t Ways, replacement_policy Replacement = c
 class set_associative {
     static_assert(std::has_single_bit(Sets), "Sets must be a power of two");
     static_assert(Ways >= 1 && Ways <= 16, "Ways must be 1 to 16");
+    static_assert(can_choose_among<Replacement>(Ways),
+                  "this replacement policy cannot choose among so many ways");
 
 public:
     static constexpr bool lock_free_lookup = true;
@@ -71,7 +73,9 @@ public:
             return;
         }
         if (epoch_.load(std::memory_order_seq_cst) == ticket.epoch) {
-            write(s, choose_way(s, entry), entry);
+            const unsigned way = choose_way(s, entry);
+            write(s, way, entry);
+            replacement_.filled(s.recency, way);
         }
         unlock(s, sequence | busy);
     }
@@ -242,7 +246,8 @@ private:
         }
         const unsigned home = home_way(entry.base, entry.size_log2, entry.context);
         if (s.address[home].load(std::memory_order_relaxed) == 0) return home;
-        return empty != Ways ? empty : Replacement::victim(s.recency, Ways);
+        if (empty != Ways) return empty;
+        return replacement_.victim(s.recency, Ways, static_cast<std::size_t>(&s - sets_.data()));
     }
 
     static void write(set& s, unsigned w, const tlb_entry& entry) noexcept {
@@ -316,6 +321,7 @@ private:
     }
 
     std::array<set, Sets> sets_{};
+    [[no_unique_address]] replacement_of<Replacement> replacement_{};
     alignas(64) std::atomic<std::uint64_t> epoch_{0};
     std::atomic<std::uint64_t> sizes_{0};     ///< page sizes ever filled
     std::atomic<std::uint64_t> cut_pages_{0}; ///< sizes of guest pages ever cached in pieces
