@@ -74,31 +74,38 @@ public:
         values.resize(static_cast<std::size_t>(count));
         bytes(std::as_writable_bytes(std::span{values}));
     }
-    /// RAM: pages that are not zero, each with its number.
+    /// RAM: pages that are not zero, each with its number. Resuming, all others
+    /// become zero, whatever was in them: a guest relies on the pages that it has cleared.
     void memory(std::span<std::byte> ram) {
         static constexpr std::array<std::byte, 4096> zero{};
         constexpr std::uint64_t end = ~std::uint64_t{0};
         const auto page = [&](std::uint64_t i) {
             return ram.subspan(static_cast<std::size_t>(i) * zero.size(), zero.size());
         };
+        const auto is_zero = [&](std::uint64_t i) {
+            return std::memcmp(page(i).data(), zero.data(), zero.size()) == 0;
+        };
         const std::uint64_t pages = ram.size() / zero.size();
+        const auto listed = [&](std::uint64_t i) {
+            (*this)(i);
+            return i;
+        };
         if (is_saving()) {
-            for (std::uint64_t i = 0; i < pages; ++i) {
-                if (std::memcmp(page(i).data(), zero.data(), zero.size()) == 0) continue;
-                (*this)(i);
-                bytes(page(i));
-            }
-            std::uint64_t last = end;
-            (*this)(last);
+            for (std::uint64_t i = 0; i < pages; ++i)
+                if (!is_zero(i)) bytes(page(listed(i)));
+            listed(end);
             return;
         }
-        for (;;) {
-            std::uint64_t i = 0;
-            (*this)(i);
-            if (failed_ || i == end) return;
-            if (i >= pages) return spoil();
-            bytes(page(i));
+        std::uint64_t next = listed(end);
+        for (std::uint64_t i = 0; i < pages; ++i) {
+            if (i == next) {
+                bytes(page(i));
+                next = listed(end);
+            } else if (!is_zero(i)) {
+                std::ranges::fill(page(i), std::byte{0});
+            }
         }
+        if (next != end) spoil();
     }
 
     /// Error: mismatch (cut off, damaged, or the disk is full).
