@@ -2,15 +2,19 @@
 ///
 /// Its interrupts are writes of four bytes through its own port, as its data
 /// are: the guest's driver must map the doorbell like any page. vCPU threads use
-/// the registers; one I/O thread calls serve() and sends the messages.
+/// the registers; one I/O thread calls serve() and sends the messages. While the
+/// guest's driver has ATS on, data go through a translation cache of the
+/// device's own, and a third thread answers what the driver invalidates.
 #pragma once
 
+#include "ats_cache.hpp"
 #include "msix_table.hpp"
 #include "pci_configuration.hpp"
 #include "virtio_block.hpp"
 
 #include <atomic>
 #include <cstdint>
+#include <mutex>
 #include <optional>
 #include <utility>
 
@@ -64,9 +68,9 @@ public:
 
 private:
     template <class Port>
-    void send(Port& port, const msix_message& message) noexcept {
+    void send(ats_port<Port>& port, const msix_message& message) noexcept {
         statistics_.last_address = message.address;
-        if (dma_store(port, iova{message.address}, le32{message.data})) {
+        if (dma_store(port.untranslated(), iova{message.address}, le32{message.data})) {
             ++statistics_.sent;
         } else {
             ++statistics_.refused;
@@ -77,9 +81,9 @@ private:
     message_statistics statistics_;
 };
 
-/// What the function has in its extended configuration space. This device
-/// advertises what the guest's driver needs to set the SMMU up for it, and uses
-/// untranslated requests without a PASID, as it may.
+/// What the function has in its extended configuration space. PASIDs are there
+/// for the guest's driver to set the SMMU up with; the device's own accesses
+/// have none, as they may.
 struct pci_translation {
     bool ats = false;              ///< address translation services
     std::uint32_t pasid_width = 0; ///< of its PASIDs, 0: none
@@ -91,7 +95,7 @@ class virtio_pci_disk {
 public:
     virtio_pci_disk(Port port, const disk_file& disk, Notify notify,
                     const pci_translation& translation = {})
-        : device_(std::move(port), disk, notify),
+        : device_(ats_port<Port>{std::move(port), cache_}, disk, notify),
           configuration_({.vendor = 0x1af4,
                           .device = 0x1040 + block::device_type,
                           .subsystem_vendor = 0x1af4,
@@ -146,9 +150,7 @@ public:
             return;
         }
         configuration_.write(offset, size, value);
-        if (ats_ != 0 && (configuration_.read(at(ats_, 6), 2) & ats_enable) != 0) {
-            ats_was_enabled_ = true;
-        }
+        follow_ats_control();
         if (pasid_ != 0 && (configuration_.read(at(pasid_, 6), 2) & 1) != 0) {
             pasid_was_enabled_ = true;
         }
@@ -188,11 +190,23 @@ public:
     void serve() noexcept {
         if (configuration_.is_bus_master()) device_.serve();
     }
+    /// Does what the guest's driver has asked of the translation cache. For the
+    /// thread that waits for news of `port`, which is that thread's own.
+    void answer_invalidations(Port& port) noexcept {
+        if constexpr (ats_requester<Port>) {
+            const port_in_use awake{port};
+            while (const auto asked = port.next_invalidation()) {
+                cache_.forget(*asked);
+                port.invalidated(asked->token);
+            }
+        }
+    }
 
     /// For a machine at rest.
     template <class State>
     void move_state(State& state) {
         configuration_.move_state(state);
+        follow_ats_control(); // what was cached stays behind
         device_.move_state(state);
         state(feature_select_);
         state(driver_feature_select_);
@@ -204,6 +218,7 @@ public:
     /// Whether the driver has turned on what pci_translation offers.
     [[nodiscard]] bool ats_was_enabled() const noexcept { return ats_was_enabled_; }
     [[nodiscard]] bool pasid_was_enabled() const noexcept { return pasid_was_enabled_; }
+    [[nodiscard]] ats_statistics ats() const noexcept { return cache_.statistics(); }
 
     /// Both read after the I/O thread has ended.
     [[nodiscard]] const block_statistics& statistics() const noexcept {
@@ -214,7 +229,7 @@ public:
     }
 
 private:
-    using block = virtio_block<Port, msix_interrupt, Notify>;
+    using block = virtio_block<ats_port<Port>, msix_interrupt, Notify>;
     // The structures of the device, all behind BAR 0.
     static constexpr std::uint32_t bar_bytes = 0x8000;
     static constexpr std::uint32_t common = 0, common_bytes = 0x38, interrupt_status = 0x1000,
@@ -233,6 +248,14 @@ private:
         configuration_.put(at(where, 8), offset, 4);
         configuration_.put(at(where, 12), bytes, 4);
         return where;
+    }
+
+    void follow_ats_control() noexcept {
+        if (ats_ == 0) return;
+        const std::lock_guard lock{following_}; // the last one to write is the last one here
+        const bool on = (configuration_.read(at(ats_, 6), 2) & ats_enable) != 0;
+        ats_was_enabled_ = ats_was_enabled_ || on;
+        if (on != cache_.is_enabled()) cache_.enable(on);
     }
 
     // The window in configuration space onto BAR 0 (4.1.4.9).
@@ -357,6 +380,8 @@ private:
         device_.place_queue(place);
     }
 
+    std::mutex following_;
+    ats_cache cache_;
     block device_;
     pci_configuration configuration_;
     static constexpr std::uint16_t ats_enable = 1u << 15;

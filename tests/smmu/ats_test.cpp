@@ -8,6 +8,8 @@
 #include <cstdint>
 #include <optional>
 #include <set>
+#include <thread>
+#include <vector>
 
 using namespace vm_accel;
 namespace reg = vm_accel::spec::reg;
@@ -498,4 +500,63 @@ TEST_CASE("CMD_ATC_INV is ignored while SMMUEN = 0", "[smmu][ats]") {
     m.sync();
     CHECK(m.commands_done());
     CHECK_FALSE(port.next_invalidation());
+}
+
+TEST_CASE("who waits for news can be told to stop", "[smmu][ats]") {
+    bench m;
+    auto port = m.port();
+    auto other = m.port();
+    const std::uint32_t seen = port.news();
+    std::thread waiting{[&] { port.wait_for_news(seen); }};
+    other.wake();
+    waiting.join();
+    CHECK(port.news() == seen + 1);
+    CHECK_FALSE(port.next_invalidation());
+}
+
+TEST_CASE("a saved mailbox owes everything only if no place in it is free", "[smmu][ats]") {
+    using mailbox = basic_ats_endpoint<2, 1>;
+    struct row {
+        unsigned sent, acknowledged;
+        std::uint64_t owed; ///< as the state says
+        bool sound;
+    };
+    const auto r =
+        GENERATE(row{0, 0, 0, true}, row{0, 0, 1, false}, row{1, 0, 1, false}, row{2, 0, 0, true},
+                 row{2, 0, 1, true}, row{2, 1, 1, false}, row{3, 0, 1, true}, row{2, 2, 1, false});
+    CAPTURE(r.sent, r.acknowledged, r.owed);
+    constexpr std::size_t outstanding_word = saved_state::header_words + 2 * 8;
+    constexpr std::size_t owed_word = outstanding_word + 2;
+    mailbox from;
+    for (unsigned i = 0; i < r.sent; ++i)
+        from.invalidate({.first = 0x1000 * i, .last = 0x1000 * i + 0xfff});
+    for (unsigned i = 0; i < r.acknowledged; ++i)
+        CHECK(from.acknowledge(from.next_invalidation()->token, true));
+    state_writer sizes{{}};
+    from.visit_state(sizes);
+    std::vector<std::byte> state(sizes.bytes());
+    state_writer writer{state};
+    from.visit_state(writer);
+    const std::uint64_t outstanding = saved_state::word_at(state, outstanding_word);
+    REQUIRE(outstanding == (r.sent < 2 ? r.sent : 2) - r.acknowledged);
+    REQUIRE(saved_state::word_at(state, owed_word) == (r.sent > 2 ? 1 : 0));
+    saved_state::put_word(state, owed_word, r.owed);
+
+    mailbox into;
+    state_reader check{state, state_reader::purpose::check};
+    into.visit_state(check);
+    CHECK(check.finish().has_value() == r.sound);
+    CHECK_FALSE(into.owes()); // checking changes nothing
+    if (!r.sound) return;
+    state_reader load{state, state_reader::purpose::load};
+    into.visit_state(load);
+    REQUIRE(load.finish());
+    CHECK(into.owes() == (outstanding + r.owed != 0));
+    unsigned answered = 0;
+    while (const auto asked = into.next_invalidation()) {
+        CHECK(into.acknowledge(asked->token, true));
+        ++answered;
+    }
+    CHECK(answered == outstanding + r.owed);
+    CHECK_FALSE(into.owes());
 }

@@ -161,6 +161,8 @@ public:
         return news_.load(std::memory_order_acquire);
     }
     void wait(std::uint32_t seen) const noexcept { news_.wait(seen, std::memory_order_acquire); }
+    /// Ends every wait, as news does.
+    void wake() noexcept { tell(); }
     [[nodiscard]] std::uint64_t responses_lost() const noexcept {
         const std::lock_guard lock{mutex_};
         return responses_lost_;

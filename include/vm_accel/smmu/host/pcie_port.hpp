@@ -107,6 +107,13 @@ public:
     {
         if (self().attachment_->ats != nullptr) self().attachment_->ats->wait(seen);
     }
+    /// Ends wait_for_news() in every thread that waits for this device, as news
+    /// does: for one that is to stop. Any thread.
+    void wake() noexcept
+        requires(F.ats)
+    {
+        if (self().attachment_->ats != nullptr) self().attachment_->ats->wake();
+    }
 
 private:
     friend Port;
