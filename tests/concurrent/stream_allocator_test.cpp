@@ -2,6 +2,8 @@
 /// most one holder, and none is lost.
 #include <vm_accel/smmu/host/bitmap_streams.hpp>
 #include <vm_accel/smmu/host/lockfree_streams.hpp>
+#include <vm_accel/smmu/host/pci_streams.hpp>
+#include <vm_accel/smmu/host/range_streams.hpp>
 
 #include <catch2/catch.hpp>
 
@@ -23,7 +25,8 @@ extern "C" const char* __tsan_default_suppressions() { return "race:boost/lockfr
 namespace {
 
 using models =
-    std::tuple<bitmap_streams<3>, bitmap_streams<70>, lockfree_streams<3>, lockfree_streams<70>>;
+    std::tuple<bitmap_streams<3>, bitmap_streams<70>, lockfree_streams<3>, lockfree_streams<70>,
+               range_streams<70>, pci_streams<pci_layout{.buses = 1}>>;
 
 } // namespace
 

@@ -4,6 +4,8 @@
 
 #include <vm_accel/smmu/host/bitmap_streams.hpp>
 #include <vm_accel/smmu/host/lockfree_streams.hpp>
+#include <vm_accel/smmu/host/pci_streams.hpp>
+#include <vm_accel/smmu/host/range_streams.hpp>
 
 #include <optional>
 #include <type_traits>
@@ -11,17 +13,21 @@
 template class vm_accel::bitmap_streams<64>;
 template class vm_accel::bitmap_streams<65>;
 template class vm_accel::lockfree_streams<64>;
+template class vm_accel::range_streams<65, vm_accel::first_fit>;
+template class vm_accel::range_streams<65, vm_accel::best_fit>;
+template class vm_accel::pci_streams<>;
 
 namespace {
 
 using namespace vm_accel;
 
 static_assert(stream_allocator<stream_allocator_archetype>);
-static_assert(stream_allocator<bitmap_streams<64>> && stream_allocator<lockfree_streams<64>>);
-static_assert(!std::is_polymorphic_v<bitmap_streams<64>> &&
-              !std::is_polymorphic_v<lockfree_streams<64>>);
-static_assert(!std::is_copy_constructible_v<bitmap_streams<64>> &&
-              !std::is_copy_constructible_v<lockfree_streams<64>>);
+template <class T>
+inline constexpr bool is_model =
+    stream_allocator<T> && !std::is_polymorphic_v<T> && !std::is_copy_constructible_v<T>;
+static_assert(is_model<bitmap_streams<64>> && is_model<lockfree_streams<64>>);
+static_assert(is_model<range_streams<64>> && is_model<range_streams<64, best_fit>>);
+static_assert(is_model<pci_streams<>> && is_model<pci_streams<pci_layout{.base = 1}>>);
 
 using base = stream_allocator_archetype;
 
