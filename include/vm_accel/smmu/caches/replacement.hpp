@@ -16,7 +16,8 @@ namespace vm_accel::inline v0 {
 /// is filled next. Optional, and asked for by replacement_of:
 /// - `filled(state, way)`: that way was filled; called with the set locked;
 /// - `can_choose_among(ways)`: whether the state can hold so many ways;
-/// - `shared`, a type: see learning_replacement.
+/// - `shared`, a type: see learning_replacement;
+/// - `in_list`, a list_order: fully_associative can use it too.
 template <class R>
 concept replacement_policy = requires(std::atomic<std::uint32_t>& state, unsigned way) {
     { R::touch(state, way) } noexcept -> std::same_as<void>;
@@ -74,19 +75,20 @@ private:
     [[no_unique_address]] typename shared_by<R>::type shared_{};
 };
 
-/// What a hit means to fully_associative, which keeps its entries in a list,
-/// oldest first, and evicts the first.
-enum class on_hit : std::uint8_t {
-    nothing, ///< the list is in order of filling
-    moves,   ///< the entry becomes the last
-    marks,   ///< the entry is passed over once
+/// What a policy makes of a list of entries: for fully_associative, which evicts
+/// the first, or any if there is no order.
+enum class list_order : std::uint8_t {
+    none,          ///< any entry is evicted
+    as_filled,     ///< hits change nothing
+    as_used,       ///< a hit makes the entry the last
+    second_chance, ///< an entry that was hit is passed over once
 };
 
 /// Second chance: a hit sets the way's bit, the hand clears bits until it finds
 /// one that is clear. A hit writes once per round of the hand. Bits [15:0] are
 /// the ways, [31:16] the hand.
 struct clock {
-    static constexpr on_hit in_list = on_hit::marks;
+    static constexpr list_order in_list = list_order::second_chance;
 
     [[gnu::always_inline]] static void touch(std::atomic<std::uint32_t>& state,
                                              unsigned way) noexcept {
@@ -109,7 +111,7 @@ struct clock {
 /// First in, first out: hits change nothing and write nothing. In sets, the
 /// ways take turns, which is the same once the set has been full.
 struct fifo {
-    static constexpr on_hit in_list = on_hit::nothing;
+    static constexpr list_order in_list = list_order::as_filled;
 
     static void touch(std::atomic<std::uint32_t>&, unsigned) noexcept {}
     [[nodiscard]] static unsigned victim(std::atomic<std::uint32_t>& state,
@@ -127,7 +129,7 @@ struct fifo {
 /// lock-free, but threads that hit in one set take its cache line from each
 /// other; and where two hits meet, one of them may count as older than it is.
 struct lru {
-    static constexpr on_hit in_list = on_hit::moves;
+    static constexpr list_order in_list = list_order::as_used;
 
     [[nodiscard]] static constexpr bool can_choose_among(unsigned ways) noexcept {
         return ways <= most;
@@ -228,7 +230,7 @@ inline constexpr std::array<std::uint32_t, tree_plru::most> tree_plru::away =
 /// Any way, by a sequence that is the same in each run. Hits write nothing; no
 /// order of accesses makes it miss always, as a cycle makes lru and fifo.
 struct random {
-    static constexpr on_hit in_list = on_hit::nothing;
+    static constexpr list_order in_list = list_order::none;
 
     static void touch(std::atomic<std::uint32_t>&, unsigned) noexcept {}
     [[nodiscard]] static unsigned victim(std::atomic<std::uint32_t>& state,

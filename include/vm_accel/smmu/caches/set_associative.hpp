@@ -57,6 +57,20 @@ public:
         Replacement::touch(s.recency, at.way);
         return hit;
     }
+    /// The whole entry that lookup() finds: see two_level.
+    [[nodiscard]] std::optional<tlb_entry> find(const tlb_key& key) noexcept {
+        const auto& [address, context, page_sizes] = key;
+        const place at = search(address, context, page_sizes);
+        if (at.way == Ways) return std::nullopt;
+        set& s = sets_[at.index];
+        const tlb_entry entry = entry_in(s, at.way);
+        std::atomic_thread_fence(std::memory_order_acquire);
+        if (s.sequence.load(std::memory_order_relaxed) != at.before || (at.before & busy) != 0) {
+            return std::nullopt;
+        }
+        Replacement::touch(s.recency, at.way);
+        return entry;
+    }
 
     [[nodiscard]] fill_ticket begin_fill(const tlb_key&) const noexcept {
         return {epoch_.load(std::memory_order_seq_cst)};
@@ -261,20 +275,32 @@ private:
         s.way[w].tag.store(tag_word(entry), order);
     }
 
-    [[nodiscard]] static bool covered(set& s, std::size_t w,
-                                      const invalidation_scope& scope) noexcept {
-        const std::uint64_t word = s.address[w].load(std::memory_order_relaxed);
-        if (word == 0) return false;
-        const std::uint64_t tag = s.way[w].tag.load(std::memory_order_relaxed);
+    /// What a way holds. Torn unless the set is locked, or its sequence is looked
+    /// at before and after.
+    [[nodiscard]] static tlb_entry entry_in(const set& s, std::size_t w) noexcept {
+        constexpr auto order = std::memory_order_relaxed;
+        const std::uint64_t word = s.address[w].load(order);
+        const std::uint64_t output = s.way[w].output.load(order);
+        const std::uint64_t tag = s.way[w].tag.load(order);
         tlb_entry entry;
         entry.base = word & ~low_bits;
-        entry.context = s.way[w].context.load(std::memory_order_relaxed);
+        entry.context = s.way[w].context.load(order);
+        entry.host = s.way[w].host.load(order);
+        entry.output = output & address_bits;
         entry.tag.space = asid{static_cast<std::uint16_t>(tag)};
         entry.tag.vm = vmid{static_cast<std::uint16_t>(tag >> 16)};
         entry.tag.world = static_cast<stream_world>(tag >> 32 & 0xff);
+        entry.allowed = permissions{static_cast<unsigned>(output & 0x3f)};
+        entry.size_log2 = static_cast<std::uint8_t>(word >> 1 & 0x3f);
         entry.guest_size_log2 = static_cast<std::uint8_t>(tag >> 40 & 0x7f);
         entry.global = (tag >> 48 & 1) != 0;
-        return entry.covered_by(scope);
+        entry.attributes = memory_attributes::unpacked(output >> 52);
+        return entry;
+    }
+    [[nodiscard]] static bool covered(const set& s, std::size_t w,
+                                      const invalidation_scope& scope) noexcept {
+        return s.address[w].load(std::memory_order_relaxed) != 0 &&
+               entry_in(s, w).covered_by(scope);
     }
 
     /// Ends a fill; clears the set first if an invalidation asked for that.
