@@ -355,11 +355,10 @@ class Stages:
         variants = [["--self-test"], [], ["--vcpus", "2"], ["--iommu", "lazy"],
                     ["--iommu", "passthrough", "--kernel-series", "next"],
                     ["--features", "full", "--pages", "16"],
-                    ["--features", "full", "--vcpus", "2"]]
+                    ["--features", "full", "--vcpus", "2", "--suspend"]]
         if self.options.all:
             variants += [["--reference"], ["--vcpus", "2", "--kernel-series", "next"],
                          ["--pages", "16"], ["--features", "full"], ["--suspend"],
-                         ["--features", "full", "--vcpus", "2", "--suspend"],
                          ["--features", "full", "--kernel-series", "next"]]
         for variant in variants:
             name = " ".join(["scripts/demo", *variant])
