@@ -63,6 +63,7 @@
 #include <vm_accel/os/memory_barrier.hpp>
 #include <vm_accel/os/memory_platform.hpp>
 #include <vm_accel/os/physical_memory.hpp>
+#include <vm_accel/os/reserved_array.hpp>
 #include <vm_accel/os/thread_platform.hpp>
 #include <vm_accel/os/threads.hpp>
 #include <vm_accel/os/wakeup.hpp>
@@ -105,7 +106,9 @@
 #include <vm_accel/smmu/host/dma_port.hpp>
 #include <vm_accel/smmu/host/host_errors.hpp>
 #include <vm_accel/smmu/host/lockfree_streams.hpp>
+#include <vm_accel/smmu/host/pci_streams.hpp>
 #include <vm_accel/smmu/host/pcie_port.hpp>
+#include <vm_accel/smmu/host/range_streams.hpp>
 #include <vm_accel/smmu/host/stream_allocator.hpp>
 #include <vm_accel/smmu/host/stream_totals.hpp>
 #include <vm_accel/smmu/options.hpp>

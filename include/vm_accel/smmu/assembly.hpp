@@ -28,6 +28,7 @@
 #include <vm_accel/smmu/translation/translator.hpp>
 #include <vm_accel/smmu/vocabulary/fault_injection.hpp>
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <concepts>
@@ -60,6 +61,9 @@ struct smmu_assembly {
     using effects_type = effects;
     using performance_type = performance_group<F>;
     static constexpr stream_id message_requester = Options::message_requester;
+    /// StreamIDs that a device can be attached with.
+    static constexpr std::uint64_t stream_count =
+        std::min(std::uint64_t{1} << F.stream_bits, std::uint64_t{StreamAllocator::capacity});
     using strict_type = strict_mode<typename Options::lint>;
     using port = dma_port<smmu_assembly>;
 
@@ -86,6 +90,7 @@ struct smmu_assembly {
             !configurations.allocate(Options::configurations, Options::contexts,
                                      Options::generation_bits) ||
             !control.allocate() || !host_grace.allocate(Options::ports) ||
+            !attachments.allocate(stream_count) ||
             !performance.allocate(counters.get(), Options::ports)) {
             return host_error::out_of_memory();
         }

@@ -62,11 +62,14 @@ struct attachment_record {
     configuration_slot slot{}; ///< for accesses without a SubstreamID
     /// For accesses with one, 2^n of them; none where there are no SubstreamIDs.
     std::unique_ptr<configuration_slot[]> substream_slots{};
-    std::uint32_t substream_mask = 0;          ///< 2^n - 1
-    std::unique_ptr<ats_endpoint> ats{};       ///< null = no ATS
-    std::size_t ports = 0;                     ///< under the control lock
-    event_totals finished{};                   ///< of ports that are gone; likewise
-    std::unique_ptr<attachment_record> next{}; ///< of the set; under the control lock
+    std::uint32_t substream_mask = 0;    ///< 2^n - 1
+    std::unique_ptr<ats_endpoint> ats{}; ///< null = no ATS
+    std::size_t ports = 0;               ///< under the control lock
+    event_totals finished{};             ///< of ports that are gone; likewise
+    // The set's, under the control lock.
+    std::unique_ptr<attachment_record> next{}; ///< in the order of attaching
+    attachment_record* previous = nullptr;     ///< likewise
+    attachment_record* next_of_name = nullptr; ///< whose name has the same hash
 
     /// Where the configuration of accesses like this one is, or that of another
     /// SubstreamID (see stream_configuration::serves).
