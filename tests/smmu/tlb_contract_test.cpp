@@ -1,14 +1,5 @@
 // One suite for every TLB policy.
-#include "smmu/tlb_model.hpp"
-
-#include <vm_accel/smmu/caches/direct_mapped.hpp>
-#include <vm_accel/smmu/caches/duelling.hpp>
-#include <vm_accel/smmu/caches/fully_associative.hpp>
-#include <vm_accel/smmu/caches/no_tlb.hpp>
-#include <vm_accel/smmu/caches/partitioned.hpp>
-#include <vm_accel/smmu/caches/prefetching.hpp>
-#include <vm_accel/smmu/caches/set_associative.hpp>
-#include <vm_accel/smmu/caches/two_level.hpp>
+#include "smmu/tlb_every_policy.hpp"
 
 #include <catch2/catch.hpp>
 
@@ -20,29 +11,7 @@
 using namespace vm_accel;
 using namespace tlb_tests;
 
-// What is filled first may be left in the near level alone; one context fills one part.
-template <class Near, class Far>
-struct tlb_tests::tlb_shape<two_level<Near, Far>> {
-    static constexpr std::size_t capacity = tlb_shape<Far>::capacity;
-    static constexpr std::size_t beyond = Near::capacity;
-};
-template <class Tlb, std::size_t N, class By>
-struct tlb_tests::tlb_shape<partitioned<Tlb, N, By>> : tlb_shape<Tlb> {};
-
 namespace {
-
-using policies = std::tuple<
-    no_tlb, set_associative<1, 1>, set_associative<1, 4>, set_associative<16, 1>,
-    set_associative<16, 4>, set_associative<16, 4, fifo>, set_associative<64, 16>,
-    set_associative<16, 4, lru>, set_associative<4, 7, lru>, set_associative<16, 8, tree_plru>,
-    set_associative<16, 3, ::vm_accel::random>, set_duelling<32, 4>, direct_mapped<16>,
-    fully_associative<1>, fully_associative<24>, fully_associative<16, fifo>,
-    fully_associative<16, ::vm_accel::clock>, fully_associative<16, ::vm_accel::random>,
-    two_level<direct_mapped<4>, set_associative<16, 4>>,
-    two_level<set_associative<1, 2>, fully_associative<16>>, partitioned<set_associative<16, 2>, 4>,
-    partitioned<fully_associative<8>, 3, by_vmid>,
-    two_level<direct_mapped<4>, partitioned<set_associative<8, 2>, 2, by_vmid>>,
-    prefetching<set_associative<16, 4>>, prefetching<fully_associative<4>, constant_stride<>>>;
 
 void finds_exactly(any_tlb& tlb) {
     if (tlb.capacity == 0) {
@@ -218,26 +187,28 @@ void replaces(any_tlb& tlb) {
 
 } // namespace
 
-TEMPLATE_LIST_TEST_CASE("TLB: what was filled is found, exactly", "[tlb]", policies) {
+TEMPLATE_LIST_TEST_CASE("TLB: what was filled is found, exactly", "[tlb]", every_policy) {
     finds_exactly(*std::make_unique<tlb_model<TestType>>());
 }
 
-TEMPLATE_LIST_TEST_CASE("TLB: an invalidation removes what its scope covers", "[tlb]", policies) {
+TEMPLATE_LIST_TEST_CASE("TLB: an invalidation removes what its scope covers", "[tlb]",
+                        every_policy) {
     invalidates_exactly(*std::make_unique<tlb_model<TestType>>());
 }
 
-TEMPLATE_LIST_TEST_CASE("TLB: pieces of a page go with the whole page", "[tlb]", policies) {
+TEMPLATE_LIST_TEST_CASE("TLB: pieces of a page go with the whole page", "[tlb]", every_policy) {
     removes_pieces(*std::make_unique<tlb_model<TestType>>());
 }
 
-TEMPLATE_LIST_TEST_CASE("TLB: a fill that an invalidation overtook is dropped", "[tlb]", policies) {
+TEMPLATE_LIST_TEST_CASE("TLB: a fill that an invalidation overtook is dropped", "[tlb]",
+                        every_policy) {
     drops_late_fills(*std::make_unique<tlb_model<TestType>>());
 }
 
-TEMPLATE_LIST_TEST_CASE("TLB: full means evict one", "[tlb]", policies) {
+TEMPLATE_LIST_TEST_CASE("TLB: full means evict one", "[tlb]", every_policy) {
     evicts_one(*std::make_unique<tlb_model<TestType>>());
 }
 
-TEMPLATE_LIST_TEST_CASE("TLB: refilling a page replaces its entry", "[tlb]", policies) {
+TEMPLATE_LIST_TEST_CASE("TLB: refilling a page replaces its entry", "[tlb]", every_policy) {
     replaces(*std::make_unique<tlb_model<TestType>>());
 }
