@@ -73,10 +73,15 @@
 #include <vm_accel/smmu/caches/context_table.hpp>
 #include <vm_accel/smmu/caches/direct_mapped.hpp>
 #include <vm_accel/smmu/caches/duelling.hpp>
+#include <vm_accel/smmu/caches/fully_associative.hpp>
 #include <vm_accel/smmu/caches/no_tlb.hpp>
+#include <vm_accel/smmu/caches/partitioned.hpp>
+#include <vm_accel/smmu/caches/prefetching.hpp>
+#include <vm_accel/smmu/caches/prefetching_tlb.hpp>
 #include <vm_accel/smmu/caches/replacement.hpp>
 #include <vm_accel/smmu/caches/set_associative.hpp>
 #include <vm_accel/smmu/caches/tlb_policy.hpp>
+#include <vm_accel/smmu/caches/two_level.hpp>
 #include <vm_accel/smmu/control/atos_registers.hpp>
 #include <vm_accel/smmu/control/command_decoder.hpp>
 #include <vm_accel/smmu/control/command_executor.hpp>
