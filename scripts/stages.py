@@ -265,9 +265,9 @@ class Stages:
             self.main_build().ctest("-R", "^compile_fail")
 
     def structure(self):
-        """layers, two units, NDEBUG layout, one-file headers, no indirect call"""
+        """layers, two units, NDEBUG layout, one-file headers, no indirect call, memory costs"""
         if self.main_build().make("structure_programs"):
-            self.main_build().ctest("-R", "^(structure|dispatch)")
+            self.main_build().ctest("-R", "^(structure|dispatch|costs)")
 
     def consumers(self):
         """projects that use the library as a folder and installed"""
@@ -278,7 +278,7 @@ class Stages:
         """examples on recorded and generated input"""
         if self.main_build().configure() and self.main_build().make("examples/all"):
             self.main_build().ctest(
-                "-E", "^(unit_tests|concurrent_tests)$|^(compile_fail|structure|dispatch|consumer)")
+                "-E", "^(unit_tests|concurrent_tests)$|^(compile_fail|structure|dispatch|costs|consumer)")
 
     def lone_headers(self):
         """every header alone: GCC without exceptions and RTTI, Clang with them"""
