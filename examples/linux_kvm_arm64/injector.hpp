@@ -11,6 +11,7 @@
 
 #include <vm_accel/core/address.hpp>
 #include <vm_accel/guest/region_map.hpp>
+#include <vm_accel/smmu/vocabulary/access_attributes.hpp>
 
 #include <array>
 #include <atomic>
@@ -19,6 +20,7 @@
 #include <random>
 #include <span>
 #include <string_view>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -73,6 +75,9 @@ struct dma_source {
     std::string_view name;
     std::uint32_t stream = 0;
     Port port;
+    /// It says that the SMMU has told it these addresses: a device that has kept
+    /// a translation which was taken back.
+    bool translated = false;
 };
 
 /// `Print`: void(const injection&) noexcept. `Notify`: void() noexcept, wakes the
@@ -117,10 +122,10 @@ public:
         dma_source<Port>& from = sources_[number - 1];
         const port_in_use awake{from.port};
         injection now{from.name, from.stream};
-        try_read(from.port, now, iova{target_});
-        try_write(from.port, now, iova{target_});
+        try_read(from, now, iova{target_});
+        try_write(from, now, iova{target_});
         // Far above all RAM, too, from the stream that has tables.
-        if (number == 1) try_write(from.port, now, iova{std::uint64_t{0x12'3456'7000}});
+        if (number == 1) try_write(from, now, iova{std::uint64_t{0x12'3456'7000}});
         if (done_.size() < most) done_.push_back(now);
         print_(now);
         state_ = now.refused() ? 1 : 2;
@@ -133,19 +138,37 @@ private:
     static constexpr std::size_t most = 1000; ///< injections that are remembered
     static constexpr std::uint32_t under_way = 3;
 
-    void try_read(Port& port, injection& now, iova address) noexcept {
+    template <class Byte>
+    [[nodiscard]] static bool copy(dma_source<Port>& from, iova address,
+                                   std::span<Byte> bytes) noexcept {
+        const auto pass = [&](auto... how) noexcept {
+            if constexpr (std::is_const_v<Byte>) {
+                return from.port.write(address, bytes, how...);
+            } else {
+                return from.port.read(address, bytes, how...);
+            }
+        };
+        constexpr vm_accel::access_attributes translated{.translated = true};
+        if constexpr (requires { from.port.read(address, std::span<std::byte>{}, translated); }) {
+            if (from.translated) return pass(translated);
+        }
+        return pass();
+    }
+
+    void try_read(dma_source<Port>& from, injection& now, iova address) noexcept {
         std::array<std::byte, 64> buffer;
         buffer.fill(std::byte{0xa5});
         const std::array<std::byte, 64> before = buffer;
-        const bool done = port.read(address, buffer);
+        const bool done = copy(from, address, std::span<std::byte>{buffer});
         ++now.reads;
         if (!done && buffer == before) ++now.reads_refused;
     }
 
-    void try_write(Port& port, injection& now, iova address) noexcept {
+    void try_write(dma_source<Port>& from, injection& now, iova address) noexcept {
         dma_marker marker;
         marker.fill(random_());
-        const bool done = port.write(address, std::as_bytes(std::span{marker}));
+        const bool done =
+            copy(from, address, std::span<const std::byte>{std::as_bytes(std::span{marker})});
         ++now.writes;
         if (!done && !is_in_ram(ram_, marker[0], pa{raw(address)})) ++now.writes_refused;
     }

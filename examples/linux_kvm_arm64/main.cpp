@@ -11,6 +11,7 @@
 #include "io_thread.hpp"
 #include "kernel_image.hpp"
 #include "machine_map.hpp"
+#include "news_thread.hpp"
 #include "options.hpp"
 #include "pci_host.hpp"
 #include "pl011.hpp"
@@ -241,8 +242,10 @@ int run(const options& wanted) {
     const auto line_to = [&vm](unsigned spi) {
         return [&vm, spi](bool level) noexcept { static_cast<void>(vm.set_spi(spi, level)); };
     };
-    const auto attach = [&](std::string_view device, std::uint32_t stream) {
-        static_cast<void>(need(host.smmu().attach_device(device, ram_range, stream_id{stream})));
+    const auto attach = [&](std::string_view device, std::uint32_t stream,
+                            const attach_options& how = {}) {
+        static_cast<void>(
+            need(host.smmu().attach_device(device, ram_range, stream_id{stream}, how)));
         return need(host.smmu().make_port(device));
     };
     os::wakeup bell, pci_bell, rogue_bell;
@@ -256,10 +259,12 @@ int run(const options& wanted) {
     using pci_disk_type = virtio_pci_disk<port, decltype(waker(pci_bell))>;
     std::optional<pci_disk_type> pci_disk;
     std::optional<pci_host<pci_disk_type>> pci_bus;
+    std::optional<port> pci_news;
     if (pci) {
-        pci_disk.emplace(attach("pci-disk", machine_map::pci_disk_stream), *pci_storage,
-                         waker(pci_bell), pci_translation{F.ats, F.substream_bits});
+        pci_disk.emplace(attach("pci-disk", machine_map::pci_disk_stream, {.ats = F.ats}),
+                         *pci_storage, waker(pci_bell), pci_translation{F.ats, F.substream_bits});
         pci_bus.emplace(*pci_disk);
+        pci_news.emplace(need(host.smmu().make_port("pci-disk")));
     }
     std::vector<dma_source<port>> rogues;
     if (wanted.inject) {
@@ -269,6 +274,10 @@ int run(const options& wanted) {
                           attach("rogue-far", machine_map::tableless_stream)});
         rogues.push_back({"aborting-ste", machine_map::aborting_stream,
                           attach("rogue-near", machine_map::aborting_stream)});
+        if (pci && F.ats) {
+            rogues.push_back({"stale-translation", machine_map::pci_disk_stream,
+                              need(host.smmu().make_port("pci-disk")), true});
+        }
     }
     injector rogue{
         std::move(rogues), host.guest_memory(), offset_by(machine_map::ram_base, ram_bytes / 2),
@@ -332,6 +341,9 @@ int run(const options& wanted) {
         const io_thread pci_io{"pci-disk-io", pci_bell, -1, [&]() noexcept {
                                    if (pci) pci_disk->serve();
                                }};
+        const auto answer = [&](port& news) noexcept { pci_disk->answer_invalidations(news); };
+        std::optional<news_thread<port, decltype(answer)>> pci_ats;
+        if (pci) pci_ats.emplace("pci-disk-ats", *pci_news, answer);
         const io_thread rogue_io{"rogue-dma", rogue_bell, -1, [&]() noexcept { rogue.work(); }};
         return threads.run(bus, pin, wanted.timeout_seconds);
     }();
@@ -362,6 +374,11 @@ int run(const options& wanted) {
                            {"of_smmu", lines.own_messages()},
                            {"ats_was_enabled", pci_disk->ats_was_enabled()},
                            {"pasid_was_enabled", pci_disk->pasid_was_enabled()}};
+        const ats_statistics ats = pci_disk->ats();
+        report.ats = {{"requests", ats.requests},         {"not_granted", ats.not_granted},
+                      {"translated", ats.translated},     {"refused", ats.refused},
+                      {"untranslated", ats.untranslated}, {"invalidations", ats.invalidations},
+                      {"forgotten", ats.forgotten}};
     }
     report.injections = rogue.done();
     report.acceleration = host.diagnostic_report();

@@ -47,6 +47,7 @@ struct run_report {
     block_statistics disk;
     std::optional<block_statistics> pci_disk;
     numbers messages;          ///< of the disk on the PCI bus, and of the SMMU itself
+    numbers ats;               ///< what the disk on the PCI bus did with it
     std::string_view features; ///< of the SMMU
     std::vector<injection> injections;
     vm_accel::diagnostic_report acceleration;
@@ -105,6 +106,9 @@ struct run_report {
         disk("PCI disk", *report.pci_disk);
         out << "\nmessages:";
         for (const auto& [name, value] : report.messages)
+            out << ' ' << name << ' ' << value;
+        out << "\nATS of the PCI disk:";
+        for (const auto& [name, value] : report.ats)
             out << ' ' << name << ' ' << value;
     }
     out << '\n';
@@ -185,6 +189,7 @@ struct run_report {
     if (report.pci_disk) {
         disk("pci_disk", *report.pci_disk);
         object("messages", report.messages);
+        object("ats", report.ats);
     }
     list("injections", report.injections, [&](const injection& i) {
         append_json(out += "\"name\":", i.name);

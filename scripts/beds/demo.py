@@ -33,7 +33,8 @@ TARGET = "example_linux_kvm_arm64"
 # What the guest's kernel is told about IOMMU domains, and the type it begins with.
 IOMMU = {"strict": ("", "DMA"), "lazy": ("iommu.strict=0", "DMA-FQ"),
          "passthrough": ("iommu.passthrough=1", "identity")}
-SAMPLES = ("sample-console.txt", "sample-console-full.txt", "sample-console-suspend.txt")
+SAMPLES = ("sample-console.txt", "sample-console-full.txt", "sample-console-ats.txt",
+           "sample-console-suspend.txt")
 
 
 def arguments():

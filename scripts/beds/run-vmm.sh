@@ -24,7 +24,7 @@ sample() {
 run() {
     ./linux_kvm_arm64 --kernel Image --initrd guest.cpio --disk disk --pci-disk pci-disk \
         --vcpus "$DEMO_VCPUS" --memory "$DEMO_MEMORY" --numa-nodes "$DEMO_NODES" \
-        --cmdline "console=ttyAMA0 quiet panic=-1 DEMO_INJECT=1 $DEMO_OPTIONS" \
+        --cmdline "console=ttyAMA0 quiet panic=-1 DEMO_INJECT=${DEMO_FEATURES:-stage1} $DEMO_OPTIONS" \
         --features "${DEMO_FEATURES:-stage1}" $DEMO_STALLS --inject --report report.json \
         --timeout "$DEMO_TIMEOUT" "$@" </dev/null &
     vmm=$!
