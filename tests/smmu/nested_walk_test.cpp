@@ -363,6 +363,56 @@ TEST_CASE("S2PTW: stage-1 tables in Device memory", "[smmu][walk]") {
     CHECK(n.walk().attributes == memory_attributes{0x00, 2});
 }
 
+TEST_CASE("S2PTW with S2FWB: MemAttr[2] tells Device memory", "[smmu][walk]") {
+    const unsigned type = GENERATE(0U, 3U, 5U, 6U, 7U, 8U, 11U);
+    nested n;
+    n.regimes.stage2.protected_tables = n.regimes.stage2.decides_types = true;
+    const u64 page = n.leaf_at & ~u64{0xffff};
+    n.stage2_page(page, page + nested::displaced, AF | S2R | u64{type} << 2);
+    const walk_result r = n.walk();
+    CHECK(r.event.has_value() == ((type & 4) == 0));
+    if (r.event) CHECK((r.event == F_PERMISSION && r.stage2 && r.cls == TT));
+}
+
+TEST_CASE("S2FWB: stage 2 decides about memory types", "[smmu][walk]") {
+    struct row {
+        const char* what;
+        memory_attributes incoming;
+        unsigned type, sh; ///< stage 2's MemAttr and SH
+        memory_attributes expected;
+    };
+    const auto r = GENERATE(
+        row{"stage 1's write-back", {0xff, 3}, 7, 3, {0xff, 3}},
+        row{"stage 1's write-through", {0xbb, 0}, 7, 0, {0xbb, 0}},
+        row{"stage 1's mixture, as it is", {0x4f, 3}, 7, 3, {0x4f, 3}},
+        row{"stage 1's non-cacheable", {0x44, 2}, 7, 3, {0x44, 2}},
+        row{"stage 1's Device", {0x08, 2}, 7, 3, {0x08, 2}},
+        row{"stage 1's tagged", {0xf0, 3}, 7, 3, {0xf0, 3}},
+        row{"forced: write-back keeps its hints", {0xde, 3}, 6, 3, {0xde, 3}},
+        row{"forced: write-through", {0xba, 3}, 6, 3, {0xfe, 3}},
+        row{"forced: transient stays transient", {0x31, 3}, 6, 3, {0x75, 3}},
+        row{"forced: non-cacheable, and not outer shareable for it", {0x44, 0}, 6, 3, {0xff, 3}},
+        row{"forced: non-cacheable outside only", {0x4e, 3}, 6, 3, {0xfe, 3}},
+        row{"forced: Device", {0x04, 0}, 6, 3, {0xff, 3}},
+        row{"forced: tagged", {0xf0, 3}, 6, 3, {0xf0, 3}},
+        row{"non-cacheable for write-back", {0xff, 3}, 5, 3, {0x44, 2}},
+        row{"non-cacheable for tagged", {0xf0, 3}, 5, 3, {0x44, 2}},
+        row{"not for Device", {0x0c, 2}, 5, 3, {0x0c, 2}},
+        row{"reserved: like non-cacheable", {0xff, 3}, 4, 3, {0x44, 2}},
+        row{"Device for Normal", {0xff, 3}, 1, 3, {0x04, 2}},
+        row{"Device: the stricter of both, stage 1's", {0x04, 2}, 2, 3, {0x04, 2}},
+        row{"Device: the stricter of both, stage 2's", {0x0c, 2}, 1, 3, {0x04, 2}},
+        row{"bit 3 says nothing", {0xbb, 3}, 0xe, 3, {0xff, 3}},
+        row{"bit 3 says nothing about Device", {0xff, 3}, 0xa, 3, {0x08, 2}},
+        row{"the larger shareability", {0xff, 3}, 6, 2, {0xff, 2}},
+        row{"stage 1's counts when it is larger", {0xff, 2}, 6, 0, {0xff, 2}});
+    CAPTURE(r.what);
+    stage2_only s;
+    s.regimes.stage2.decides_types = true;
+    s.page(AF | S2R | u64{r.type} << 2 | u64{r.sh} << 8);
+    CHECK(s.walk(user_read, r.incoming).attributes == r.expected);
+}
+
 TEST_CASE("memory types of both stages", "[smmu][walk]") {
     struct row {
         const char* what;

@@ -525,10 +525,38 @@ TEMPLATE_TEST_CASE("the ID registers say what the features are", "[smmu][registe
     CHECK(m.read(reg::IDR4) == 0);
     const unsigned oas = f.output_bits == 32 ? 0 : f.output_bits == 44 ? 4 : 5;
     CHECK(m.read(reg::IDR5) == (oas | 0x10U)); // 4 KiB granules
-    // Range invalidation came with SMMUv3.2.
-    const std::uint64_t release = bits(reg::AIDR, 7, 0);
-    CHECK((release == 1 || release == 2));
-    if (f.range_invalidation) CHECK(release == 2);
+    // FWB and BBM level 1, which SMMUv3.2 asks for, are not there.
+    CHECK(bits(reg::AIDR, 7, 0) == (f.hierarchical_attribute_disable ? 1 : 0));
+}
+
+TEST_CASE("AIDR: the release of which nothing is missing", "[smmu][registers]") {
+    const auto made_of = [](auto ids) { return std::pair{ids.AIDR, ids.IDR3}; };
+    constexpr auto with = [](auto change) {
+        smmu_features f = full_features;
+        change(f);
+        return f;
+    };
+    using f = smmu_features;
+    const auto check = [](const char* what, auto seen, unsigned release, bool treats_device) {
+        CAPTURE(what);
+        CHECK(seen.first == release);
+        CHECK((seen.second >> 14 & 1) == (treats_device ? 1U : 0U));
+    };
+    check("everything", made_of(id_registers<full_features>{}), 3, true);
+    check("no E0PD", made_of(id_registers<with([](f& a) { a.e0pd = false; })>{}), 2, false);
+    check("no FWB", made_of(id_registers<with([](f& a) { a.fwb = false; })>{}), 1, false);
+    check("no ranges", made_of(id_registers<with([](f& a) { a.range_invalidation = false; })>{}), 1,
+          false);
+    check("BBM level 0", made_of(id_registers<with([](f& a) { a.bbml = 0; })>{}), 1, false);
+    check("both stages and no EL2", made_of(id_registers<with([](f& a) { a.hyp = false; })>{}), 1,
+          false);
+    check("no XNX", made_of(id_registers<with([](f& a) { a.xnx = false; })>{}), 0, false);
+    check("no HAD",
+          made_of(id_registers<with([](f& a) { a.hierarchical_attribute_disable = false; })>{}), 0,
+          false);
+    check("stage 1 alone has no stage 2 to treat",
+          made_of(id_registers<with([](f& a) { a.stage2 = a.hyp = a.xnx = a.mpam = false; })>{}), 3,
+          false);
 }
 
 TEST_CASE("a full device's ID registers", "[smmu][registers]") {
@@ -578,11 +606,12 @@ TEST_CASE("a full device's ID registers", "[smmu][registers]") {
         {"XNX", reg::IDR3, 4, 4, 1},
         {"PPS", reg::IDR3, 5, 5, 0}, // STE.PPAR counts (8.1)
         {"MPAM", reg::IDR3, 7, 7, 1},
-        {"FWB", reg::IDR3, 8, 8, 0},
+        {"FWB", reg::IDR3, 8, 8, 1},
         {"STT", reg::IDR3, 9, 9, 1},
         {"RIL", reg::IDR3, 10, 10, 1},
         {"BBML", reg::IDR3, 12, 11, 2},
         {"E0PD", reg::IDR3, 13, 13, 1},
+        {"PTWNNC", reg::IDR3, 14, 14, 1},
         {"DPT", reg::IDR3, 15, 15, 0},
         {"EPAN", reg::IDR3, 17, 17, 1},
         {"OAS: 52 bits", reg::IDR5, 2, 0, 6},
@@ -592,7 +621,7 @@ TEST_CASE("a full device's ID registers", "[smmu][registers]") {
         {"STALL_MAX", reg::IDR5, 31, 16, 64},
         {"queues in a page", reg::IDR6, 19, 16, 2},
         {"pages of queues", reg::IDR6, 27, 24, 0},
-        {"architecture", reg::AIDR, 7, 0, 2},
+        {"architecture: SMMUv3.3", reg::AIDR, 7, 0, 3},
     };
     for (const row& r : rows) {
         CAPTURE(r.what);

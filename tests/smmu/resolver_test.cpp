@@ -509,6 +509,7 @@ TEST_CASE("whatever changes a translation changes the identity", "[smmu][config]
         row{"S2T0SZ", [](auto& g, C&) { set<S::S2T0SZ>(g.ste, 25); }, false},
         row{"S2PS", [](auto& g, C&) { set<S::S2PS>(g.ste, 3); }, false},
         row{"S2PTW", [](auto& g, C&) { set<S::S2PTW>(g.ste, 1); }, false},
+        row{"S2FWB", [](auto& g, C&) { set<S::S2FWB>(g.ste, 1); }, false},
         row{"S2AFFD", [](auto& g, C&) { set<S::S2AFFD>(g.ste, 1); }, false},
         row{"S2HA", [](auto& g, C&) { set<S::S2HA>(g.ste, 1); }, false},
         row{"S2SH0", [](auto& g, C&) { set<S::S2SH0>(g.ste, 3); }, false},

@@ -62,7 +62,9 @@ struct batch {
                         static_cast<unsigned>(r.config.mair >> 8 * (s.value >> 2 & 7) & 0xff));
                 } else {
                     r.s2ap = s.value >> 6 & 3;
-                    r.type2 = type_class(stage2_type(s.value >> 2 & 0xf));
+                    const unsigned attributes = s.value >> 2 & 0xf;
+                    r.type2 = type_class(r.config.s2fwb ? forced_type(attributes)
+                                                        : stage2_type(attributes));
                 }
             }
             r.first_walk = static_cast<std::uint32_t>(walks.size());

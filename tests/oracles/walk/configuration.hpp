@@ -56,6 +56,7 @@ struct configuration {
     bool s2ds = false;
     bool s2big_endian = false;
     bool s2ptw = false;
+    bool s2fwb = false;
     u64 s2table = 0;
 
     [[nodiscard]] bool updates() const noexcept { return (stage1 && ha) || (stage2 && s2ha); }
@@ -148,7 +149,8 @@ struct configuration {
     r.ttbr1 = base_register(high.table, wide_base(c.ips, high.granule, c.ds));
     r.mair = c.mair;
     r.hcr = u64{1} << 31 | at_bit(c.stage2, 0) | at_bit(c.s2ptw, 2) |
-            at_bit(c.incoming_normal, 12) | at_bit(c.world == regime::el2_host, 34);
+            at_bit(c.incoming_normal, 12) | at_bit(c.world == regime::el2_host, 34) |
+            at_bit(c.s2fwb, 46);
     r.vtcr = c.s2tsz | u64{c.s2sl0} << 6 | walks << 8 | u64{c.s2shareability} << 12 |
              tg0(c.s2granule) << 14 | u64{c.s2ps} << 16 | at_bit(c.s2ha, 21) | at_bit(c.s2hd, 22) |
              u64{1} << 31 | at_bit(c.s2ds, 32) | at_bit(c.s2sl2, 33);

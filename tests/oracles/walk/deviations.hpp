@@ -20,6 +20,9 @@ enum class deviation : std::uint8_t {
     transient,        ///< stage 2's write-through makes a transient type non-transient
     protected_table,  ///< HCR.PTW faults report level 0, and come after the access flag is set
     shareability,     ///< stage 1 alone: the reserved SH encoding 1 is reported as it is
+    forced_device,    ///< FWB: stage 2's Device subtype replaces a stricter one of stage 1
+    reserved_type,    ///< FWB: a reserved MemAttr gives Device-nGnRnE
+    forced_shared, ///< FWB: forced write-back shows whether stage 1's SH was made outer: a choice
     count
 };
 inline constexpr std::array deviation_names{"output bits [51:48] ignored under a PS below 52",
@@ -27,7 +30,10 @@ inline constexpr std::array deviation_names{"output bits [51:48] ignored under a
                                             "Device with Normal gives the wrong Device",
                                             "transient lost under write-through of stage 2",
                                             "HCR.PTW faults at level 0",
-                                            "reserved SH reported as it is"};
+                                            "reserved SH reported as it is",
+                                            "FWB: a Device subtype not combined",
+                                            "FWB: reserved MemAttr taken for Device",
+                                            "FWB: SH of forced Device as it is"};
 
 static_assert(deviation_names.size() == static_cast<std::size_t>(deviation::count));
 
@@ -64,6 +70,29 @@ static_assert(deviation_names.size() == static_cast<std::size_t>(deviation::coun
         if (e != g && !(through && e < 4 && e != 0 && g == (e | 8))) return false;
     }
     return (expected & 0xf0) != 0;
+}
+
+/// The same with FWB, as a class only: what stage 2 leaves to stage 1 counts as Normal.
+[[nodiscard]] constexpr unsigned forced_type(unsigned attributes) noexcept {
+    if ((attributes & 4) == 0) return (attributes & 3) << 2;
+    return attributes == 5 ? 0x44 : 0xff;
+}
+
+/// With FWB Device subtypes are combined like without it (DDI 0487, D8.6.6, RGSDKZ; the emulator
+/// takes stage 2's).
+[[nodiscard]] constexpr bool forced_device_applies(unsigned stage1, unsigned attributes,
+                                                   unsigned expected, unsigned got) noexcept {
+    return (stage1 & 0xf0) == 0 && attributes < 4 && expected == stage1 && got == attributes << 2;
+}
+/// Whether Device and non-cacheable memory of stage 1 is outer shareable before stage 2 sees it is
+/// the implementation's choice (DDI 0487, D8.6): the library says yes, the emulator no. Only memory
+/// that stage 2 then forces to write-back shows it.
+[[nodiscard]] constexpr bool forced_shared_applies(unsigned stage1, unsigned attributes,
+                                                   unsigned expected) noexcept {
+    return attributes == 6 && ((stage1 & 0xf0) == 0 || stage1 == 0x44) && expected == 2;
+}
+[[nodiscard]] constexpr bool is_reserved_forced(unsigned attributes) noexcept {
+    return attributes == 4 || attributes >= 8;
 }
 
 } // namespace oracle

@@ -81,9 +81,28 @@ public:
         }
         other = machine;
         other.type = library.type;
+        other.shareability = library.shareability;
+        if (c.s2fwb && same(other, library)) {
+            walk_again();
+            const auto [stage1, attributes] = leaf_types(c);
+            if (machine.shareability == library.shareability &&
+                forced_device_applies(stage1, attributes, library.type, machine.type)) {
+                return known(deviation::forced_device);
+            }
+            if (machine.type == library.type &&
+                forced_shared_applies(stage1, attributes, library.shareability)) {
+                return known(deviation::forced_shared);
+            }
+            if (is_reserved_forced(attributes) && machine.type == 0 && machine.shareability == 2) {
+                return known(deviation::reserved_type);
+            }
+            return false;
+        }
+        other.shareability = machine.shareability;
         if (c.stage2 && same(other, library)) {
             walk_again();
-            const auto [stage1, stage2] = leaf_types(c);
+            const auto [stage1, attributes] = leaf_types(c);
+            const unsigned stage2 = stage2_type(attributes);
             if (device_normal_applies(stage1, stage2, library.type, machine.type)) {
                 return known(deviation::device_normal);
             }
@@ -142,7 +161,7 @@ private:
         if (size_bits(ps) >= 52) return 0;
         return granule == 16 ? 0xf000 : ds ? 0x300 : 0;
     }
-    /// Memory types that the leaves of the last walk give, stage 1's first.
+    /// What the leaves of the last walk give: stage 1's memory type, and stage 2's MemAttr.
     [[nodiscard]] std::pair<unsigned, unsigned> leaf_types(const configuration& c) const {
         unsigned stage1 = c.incoming_normal ? 0xff : 0;
         unsigned stage2 = 0;
@@ -156,7 +175,7 @@ private:
             if (first) {
                 stage1 = static_cast<unsigned>(c.mair >> 8 * (value >> 2 & 7) & 0xff);
             } else {
-                stage2 = stage2_type(static_cast<unsigned>(value >> 2 & 0xf));
+                stage2 = static_cast<unsigned>(value >> 2 & 0xf);
             }
         }
         return {stage1, stage2};

@@ -87,6 +87,7 @@ private:
     v::set<E::S2AA64>(entry, 1);
     v::set<E::S2ENDI>(entry, c.s2big_endian ? 1 : 0);
     v::set<E::S2PTW>(entry, c.s2ptw ? 1 : 0);
+    v::set<E::S2FWB>(entry, c.s2fwb ? 1 : 0);
     v::set<E::S2HA>(entry, c.s2ha ? 1 : 0);
     v::set<E::S2HD>(entry, c.s2hd ? 1 : 0);
     v::set<E::S2R>(entry, 1);

@@ -62,9 +62,10 @@ public:
         c.s2shareability = random_.one_of({0U, 2U, 3U});
         c.s2big_endian = random_.percent(10);
         c.s2ptw = random_.percent(20);
+        c.s2fwb = random_.percent(30);
         choose_start_level(c);
         if (!c.stage2) {
-            c.s2ha = c.s2hd = c.s2ds = c.s2ptw = c.s2big_endian = false;
+            c.s2ha = c.s2hd = c.s2ds = c.s2ptw = c.s2fwb = c.s2big_endian = false;
         }
         return c;
     }

@@ -34,9 +34,10 @@ public:
         if (random_.percent(50)) d = (d & ~u64{0xc0}) | u64{1} << 6; // everything is allowed
         return d;
     }
-    [[nodiscard]] u64 stage2_leaf(u64 output, unsigned granule, int level, bool ds) {
+    [[nodiscard]] u64 stage2_leaf(u64 output, unsigned granule, int level, bool ds, bool fwb) {
         const u64 attributes =
-            random_.one_of<u64>({0, 1, 2, 3, 5, 6, 7, 9, 10, 11, 13, 14, 15, 15, 15, 15});
+            fwb ? random_.one_of<u64>({0, 1, 2, 3, 5, 5, 6, 6, 6, 7, 7, 7})
+                : random_.one_of<u64>({0, 1, 2, 3, 5, 6, 7, 9, 10, 11, 13, 14, 15, 15, 15, 15});
         const u64 access = random_.percent(85) ? 3 : random_.below(4);
         return leaf_common(output, granule, level, ds) | attributes << 2 | access << 6 |
                random_.bits(2) << 53;

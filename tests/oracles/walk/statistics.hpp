@@ -43,6 +43,7 @@ enum dimension_index : std::size_t {
     d_type2,
     d_update2,
     d_ptw,
+    d_fwb,
     d_incoming,
     d_canonical,
     d_flips,
@@ -96,6 +97,7 @@ inline const std::vector<dimension> dimensions{
     {"memory type, stage 2", {"Device", "Non-cacheable", "Normal"}},
     {"S2HA, S2HD", {"none", "HA", "HD alone", "HA HD"}},
     {"S2PTW", {"no", "yes"}},
+    {"S2FWB", {"no", "yes"}},
     {"stage 1 off, access is", {"Device", "write-back"}},
     {"address not canonical", {"no", "yes"}},
     {"bits turned over", {"0", "1", "2", "3"}},
@@ -180,6 +182,7 @@ inline void count_case(statistics& s, const batch& b, const tree_record& t, std:
         if (t.type2 < 3) s.count(d_type2, t.type2);
         s.count(d_update2, (c.s2ha ? 1U : 0U) + (c.s2hd ? 2U : 0U));
         s.count(d_ptw, c.s2ptw ? 1 : 0);
+        s.count(d_fwb, c.s2fwb ? 1 : 0);
         if (!c.stage1) s.count(d_incoming, c.incoming_normal ? 1 : 0);
     }
 }

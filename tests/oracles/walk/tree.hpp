@@ -180,7 +180,7 @@ private:
             if (level == leaf) {
                 const unsigned size = covered(granule, level);
                 u64 out = output >> size << size;
-                u64 value = make_.stage2_leaf(out, granule, level, config.s2ds);
+                u64 value = make_.stage2_leaf(out, granule, level, config.s2ds, config.s2fwb);
                 if (movable) make_contiguous(value, out, address, granule, level, config.s2ds);
                 add({at, at, out, value, level, owner::stage2, true});
                 fill_run(slots.back(), granule);

@@ -12,7 +12,7 @@ namespace vm_accel::inline v0 {
 /// What a device with features F says of itself (IHI 0070, 6.3.1 to 6.3.8,
 /// 6.3.41, 6.3.45). Never advertised, because no hypervisor can do it: BTM (it
 /// does not see what CPUs broadcast) and SEV. Not implemented: VMW, VATOS, RME,
-/// AArch32 tables, preset tables and queues, FWB, PBHA, DPT, 128-bit descriptors.
+/// AArch32 tables, preset tables and queues, PBHA, DPT, 128-bit descriptors.
 template <smmu_features F>
 struct id_registers {
     [[nodiscard]] static constexpr std::uint64_t when(bool on, std::uint64_t mask) noexcept {
@@ -48,13 +48,28 @@ struct id_registers {
 
     static constexpr std::uint32_t IDR2 = 0; ///< no VATOS page
 
-    // PPS is 0: STE.PPAR counts in answers to an overflow (8.1).
+    /// The minor release of which everything is there that a release obliges to
+    /// (2.3 to 2.5): 3.1 has XNX and HAD, 3.2 FWB, range invalidation, BBM level 1,
+    /// and EL2 where there are both stages, 3.3 E0PD and PTWNNC. What a later
+    /// release brings may be there as well, as in other models of this device.
+    [[nodiscard]] static constexpr unsigned release() noexcept {
+        const bool of1 = (!F.stage1 || F.hierarchical_attribute_disable) && (!F.stage2 || F.xnx);
+        const bool of2 = of1 && F.fwb && F.range_invalidation && F.bbml >= 1 &&
+                         (F.hyp || !F.stage1 || !F.stage2);
+        const bool of3 = of2 && F.e0pd;
+        return of3 ? 3 : of2 ? 2 : of1 ? 1 : 0;
+    }
+
+    // PPS is 0: STE.PPAR counts in answers to an overflow (8.1). PTWNNC: nobody can
+    // tell table walks to Device memory from non-cacheable ones here, so that the
+    // release decides.
     static constexpr std::uint32_t IDR3 = static_cast<std::uint32_t>(
         when(F.hierarchical_attribute_disable, spec::IDR3::HAD::mask) |
         when(F.xnx, spec::IDR3::XNX::mask) | when(F.mpam, spec::IDR3::MPAM::mask) |
         when(F.stt, spec::IDR3::STT::mask) | when(F.range_invalidation, spec::IDR3::RIL::mask) |
         spec::IDR3::BBML::in_place(F.bbml) | when(F.e0pd, spec::IDR3::E0PD::mask) |
-        when(F.epan, spec::IDR3::EPAN::mask));
+        when(F.fwb, spec::IDR3::FWB::mask) | when(F.epan, spec::IDR3::EPAN::mask) |
+        when(release() >= 3 && F.stage2, spec::IDR3::PTWNNC::mask));
 
     static constexpr std::uint32_t IDR4 = 0; ///< implementation defined: nothing
 
@@ -80,9 +95,8 @@ struct id_registers {
     /// No one's product: the implementer's code is 0.
     static constexpr std::uint32_t IIDR = 0;
 
-    /// SMMUv3.2 is the release that has range invalidation.
-    static constexpr std::uint32_t AIDR = static_cast<std::uint32_t>(
-        spec::AIDR::ArchMinorRev::in_place(F.range_invalidation ? 2 : 1));
+    static constexpr std::uint32_t AIDR =
+        static_cast<std::uint32_t>(spec::AIDR::ArchMinorRev::in_place(release()));
 
     /// Largest PARTID and PMG that can be configured.
     static constexpr std::uint32_t MPAMIDR =
@@ -137,7 +151,7 @@ static_assert(id_registers<stage1_features>::IDR5 == 0x14);
 
 static_assert(id_registers<full_features>::IDR0 == 0x088d'b69b);
 static_assert(id_registers<full_features>::IDR1 == 0x8e73'9d20);
-static_assert(id_registers<full_features>::IDR3 == 0x0002'3694);
+static_assert(id_registers<full_features>::IDR3 == 0x0002'7794);
 static_assert(id_registers<full_features>::IDR5 == 0x0040'04f6);
 static_assert(id_registers<full_features>::IDR6 == 0x0002'0000);
 

@@ -72,7 +72,8 @@ template <smmu_features F, table_access Tables>
         if (flags.access_fault()) return fault(F_ACCESS);
         const permissions allowed = stage2_permissions<F>(flags.effective());
         const bool protected_table =
-            request.for_table && regime.protected_tables && is_stage2_device(*descriptor);
+            request.for_table && regime.protected_tables &&
+            is_stage2_device(*descriptor, regime.decides_types);
         if (!allowed.allow(request.needed) || protected_table) return fault(F_PERMISSION);
         const std::uint64_t after = flags.after(request.needed);
         if (after != *descriptor) {
@@ -98,7 +99,8 @@ template <smmu_features F, table_access Tables>
             format.form() == spec::address_form::ds
                 ? regime.shareability
                 : static_cast<unsigned>(spec::stage2_leaf::SH::of(*descriptor));
-        r.attributes = combined_attributes(request.incoming, *descriptor, shareability);
+        r.attributes = combined_attributes(request.incoming, *descriptor, shareability,
+                                           regime.decides_types);
         return r;
     }
 }

@@ -95,7 +95,8 @@ template <smmu_features F>
                           .access_flag_ignored = !updates_asked && get<E::S2AFFD>(entry) != 0,
                           .updates_access_flag = updates_asked,
                           .updates_dirty_state = updates_asked && dirty_asked,
-                          .protected_tables = plan.stage1 && get<E::S2PTW>(entry) != 0};
+                          .protected_tables = plan.stage1 && get<E::S2PTW>(entry) != 0,
+                          .decides_types = F.fwb && get<E::S2FWB>(entry) != 0};
     // A stall is always recorded.
     plan.record_stage2_faults = stall || get<E::S2R>(entry) != 0;
     plan.stall_stage2_faults = stall;
@@ -219,7 +220,8 @@ plan_stream(const spec::ste& entry, bool host_extensions = false) noexcept {
     return plan;
 }
 
-/// The words of an STE that decide what stage 2 gives, but for the VMID.
+/// The words of an STE that decide what stage 2 gives, but for the VMID; in the
+/// VMID's place is S2FWB.
 [[nodiscard]] constexpr std::array<std::uint64_t, 2>
 deciding_words(const spec::ste& entry) noexcept {
     using E = spec::ste;
@@ -227,7 +229,8 @@ deciding_words(const spec::ste& entry) noexcept {
         E::S2T0SZ::mask | E::S2SL0::mask | E::S2SH0::mask | E::S2TG::mask | E::S2PS::mask |
         E::S2ENDI::mask | E::S2AFFD::mask | E::S2PTW::mask | E::S2HD::mask | E::S2HA::mask;
     constexpr std::uint64_t of_word3 = E::S2TTB::mask | E::S2DS::mask | E::S2SL0_2::mask;
-    return {entry.word[2].value() & of_word2, entry.word[3].value() & of_word3};
+    return {(entry.word[2].value() & of_word2) | get<E::S2FWB>(entry),
+            entry.word[3].value() & of_word3};
 }
 
 } // namespace vm_accel::inline v0

@@ -27,10 +27,11 @@ struct smmu_features {
     unsigned httu = 0; ///< IDR0.HTTU: 1 access flag, 2 access flag and dirty state
     bool hierarchical_attribute_disable = true; ///< IDR3.HAD
     bool xnx = false;                           ///< IDR3.XNX
-    bool e0pd = false;                          ///< IDR3.E0PD
-    bool epan = false;                          ///< IDR3.EPAN
-    bool permission_overrides = false;          ///< IDR1.ATTR_PERMS_OVR: PRIVCFG, INSTCFG
-    bool type_overrides = false;                ///< IDR1.ATTR_TYPES_OVR: MTCFG, SHCFG, ALLOCCFG
+    bool fwb = false;                  ///< IDR3.FWB: STE.S2FWB, stage 2 decides about memory types
+    bool e0pd = false;                 ///< IDR3.E0PD
+    bool epan = false;                 ///< IDR3.EPAN
+    bool permission_overrides = false; ///< IDR1.ATTR_PERMS_OVR: PRIVCFG, INSTCFG
+    bool type_overrides = false;       ///< IDR1.ATTR_TYPES_OVR: MTCFG, SHCFG, ALLOCCFG
     // Streams.
     unsigned stream_bits = 16;   ///< IDR1.SIDSIZE, at most 32
     unsigned substream_bits = 0; ///< IDR1.SSIDSIZE, at most 20
@@ -91,6 +92,7 @@ inline constexpr smmu_features full_features{
     .bbml = 2,
     .httu = 2,
     .xnx = true,
+    .fwb = true,
     .e0pd = true,
     .epan = true,
     .permission_overrides = true,

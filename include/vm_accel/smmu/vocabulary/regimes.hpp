@@ -48,6 +48,7 @@ struct stage2_regime {
     bool updates_access_flag = false; ///< S2HA
     bool updates_dirty_state = false; ///< S2HD, with S2HA
     bool protected_tables = false;    ///< S2PTW: stage-1 tables in Device memory fault
+    bool decides_types = false;       ///< S2FWB: MemAttr replaces stage 1's type, or keeps it
 };
 
 /// Both stages of one stream. A stage that is off passes its input on.
