@@ -100,11 +100,13 @@ struct bench {
     guest::host_pages pages{1U << 16};
     region_map memory;
     no_tlb tlb;
+    no_walk_cache walks;
     configuration_cache configurations;
     register_file<F> registers;
     quiescence_domain<single_threaded> guards;
     noting_executor executor;
-    control_plane<F, no_tlb, single_threaded> plane{tlb, configurations, registers, guards};
+    control_plane<F, no_tlb, no_walk_cache, single_threaded> plane{tlb, walks, configurations,
+                                                                   registers, guards};
     std::uint32_t prod = 0;
 };
 

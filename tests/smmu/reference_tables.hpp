@@ -57,7 +57,7 @@ enum class why { served, translation, address_size, access_flag, permission, ext
 struct result {
     why event = why::served;
     bool stage2 = false, on_table = false, table_write = false;
-    u64 ipa = 0;     ///< of a fault of stage 2
+    u64 ipa = 0;     ///< of a fault of stage 2; else what stage 2 was given
     u64 fetched = 0; ///< of an external abort
     u64 address = 0;
     unsigned type = 0, sh = 0;
@@ -91,7 +91,8 @@ public:
         }
         if (r.event != why::served || !second_.on) return r;
         const bool first = half_[0].on || half_[1].on;
-        const result s = stage2(r.address, a, r.type, r.sh, false, false);
+        r.ipa = r.address;
+        const result s = stage2(r.ipa, a, r.type, r.sh, false, false);
         if (s.event != why::served) return s;
         r.leaf2 = s.leaf2;
         r.address = s.address;

@@ -321,7 +321,8 @@ private:
         } else {
             met("TLBI_NH_VAA, everything");
             const spec::tlbi_range most{.num = 31, .scale = 31, .tg = 1};
-            command(spec::tlbi_nh_vaa(vmid{0}, iova{0}, true, most));
+            // Tables may have changed.
+            command(spec::tlbi_nh_vaa(vmid{0}, iova{0}, false, most));
             command(spec::tlbi_nh_vaa(vmid{0}, iova{~u64{0} << 48}, false, most));
         }
     }

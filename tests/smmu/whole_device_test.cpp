@@ -284,7 +284,8 @@ private:
         memory_.words.become(one_.looks);
         if (one_.lower.el2) {
             command(spec::tlbi_el2_all());
-        } else if (!one_.lower.on || one_.chance(50)) {
+        } else if (one_.second.on || one_.chance(50)) {
+            // What is known of stage 2 alone stays when a command speaks of stage 1.
             command(one_.chance(50) ? spec::tlbi_nsnh_all() : spec::tlbi_s12_vmall(own_vm()));
         } else {
             command(spec::tlbi_nh_all(own_vm()));
@@ -305,7 +306,7 @@ private:
         if (second) {
             ++seen["a page of stage 2 changed"];
             // What both stages gave together goes by VMID alone.
-            const u64 page = last_ipa() ^ one_.below(u64{1} << (one_.lower.on ? 12 : last_.size));
+            const u64 page = last_.ipa ^ one_.below(u64{1} << (one_.lower.on ? 12 : last_.size));
             command(spec::tlbi_s2_ipa(own_vm(), ipa{page}, leaf));
             if (one_.lower.on) command(spec::tlbi_nh_all(own_vm()));
             sync();
@@ -322,8 +323,6 @@ private:
         }
         sync();
     }
-    /// With stage 1 on it does not matter: a command by VMID follows.
-    u64 last_ipa() const { return one_.lower.on ? 0 : address_; }
 
     // ---- accesses -------------------------------------------------------------------------
     template <class Do>

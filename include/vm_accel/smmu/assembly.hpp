@@ -38,7 +38,6 @@
 #include <mutex>
 #include <new>
 #include <optional>
-#include <span>
 #include <thread>
 #include <type_traits>
 #include <utility>
@@ -56,7 +55,8 @@ struct smmu_assembly {
     using fault_injection_type = typename Options::fault_injection;
     /// Memory as the SMMU's own accesses see it.
     using own_memory_type = smmu_memory<GuestMemory, fault_injection_type>;
-    using translator_type = translator<F, TlbPolicy, own_memory_type, InterruptSink>;
+    using walks_type = typename Options::walk_cache;
+    using translator_type = translator<F, TlbPolicy, walks_type, own_memory_type, InterruptSink>;
     using guard_slot_type = guard_slot;
     using effects_type = effects;
     using performance_type = performance_group<F>;
@@ -95,8 +95,7 @@ struct smmu_assembly {
             return host_error::out_of_memory();
         }
         if constexpr (fault_injection_type::enabled) failing.emplace(*memory, injection);
-        // A system without eventfd still has poll().
-        (void)deferred.open().has_value();
+        (void)deferred.open().has_value(); // a system without eventfd still has poll()
         initialized.store(true, std::memory_order_release);
         return {};
     }
@@ -112,7 +111,7 @@ struct smmu_assembly {
         }
     }
     [[nodiscard]] translator_type translate_by() noexcept {
-        return {tlb, configurations, own_memory(), *sink};
+        return {tlb, walks, configurations, own_memory(), *sink};
     }
     [[nodiscard]] stream_table_registers stream_registers() const noexcept {
         return {registers.smmu_enabled(),
@@ -397,6 +396,7 @@ struct smmu_assembly {
     InterruptSink* sink = nullptr;
     std::unique_ptr<InterruptSink> own_sink;
     TlbPolicy tlb{};
+    [[no_unique_address]] walks_type walks{};
     StreamAllocator stream_ids{};
     configuration_cache configurations;
     register_file<F> registers;
@@ -404,7 +404,8 @@ struct smmu_assembly {
     [[no_unique_address]] stalls_of<F> stalls;
     page_request_queue<F> page_requests;
     quiescence_domain<quiescence> guards;
-    control_plane<F, TlbPolicy, quiescence> control{tlb, configurations, registers, guards};
+    control_plane<F, TlbPolicy, walks_type, quiescence> control{tlb, walks, configurations,
+                                                                registers, guards};
     attachment_set attachments;
     [[no_unique_address]] performance_type performance;
     [[no_unique_address]] strict_type strict;

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <vm_accel/core/address.hpp>
+#include <vm_accel/smmu/caches/walk_cache.hpp>
 #include <vm_accel/smmu/control/quiescence.hpp>
 #include <vm_accel/smmu/vocabulary/fault_injection.hpp>
 #include <vm_accel/smmu/vocabulary/features.hpp>
@@ -19,6 +20,8 @@ struct default_smmu_options {
     static constexpr smmu_features features = stage1_features;
     /// Who pays for CMD_SYNC waiting until device threads are done.
     using quiescence = membarrier_quiescence;
+    /// What walks start from; no_walk_cache: from the root, always.
+    using walk_cache = vm_accel::walk_cache<>;
     /// Whether the SMMU's own accesses can be made to fail: planned_faults.
     using fault_injection = no_fault_injection;
     /// Whether a driver's mistakes are looked for: guest_lint.
@@ -44,6 +47,7 @@ template <class O>
 concept smmu_options = requires {
     { O::features } -> std::convertible_to<smmu_features>;
     requires quiescence_policy<typename O::quiescence>;
+    requires walk_cache_policy<typename O::walk_cache>;
     requires fault_injection<typename O::fault_injection>;
     requires lint_policy<typename O::lint>;
     { O::message_requester } -> std::convertible_to<stream_id>;

@@ -275,8 +275,10 @@ public:
         if (record == nullptr) return host_error::unknown_stream(*stream);
         const stream_configuration* current = record->slot.get();
         invalidation_scope scope = invalidation_scope::all();
-        // With SubstreamIDs a stream has as many contexts as there are.
-        if (F.substream_bits == 0 && current != nullptr && current->context != nullptr) {
+        // With SubstreamIDs a stream has as many contexts as there are; stage 2 is
+        // known under one that others share.
+        if (F.substream_bits == 0 && current != nullptr && current->context != nullptr &&
+            current->stage2_context == nullptr) {
             scope.what = invalidation_scope::kind::context;
             scope.context_index = current->context->index();
         }

@@ -46,6 +46,8 @@ struct alignas(64) stream_configuration {
     std::uint8_t ignored_top_bytes = 0; ///< TBI0 on bit 0, TBI1 on bit 1
     /// Null = nothing of this configuration may be cached.
     const translation_context* context = nullptr;
+    /// What stage 2 alone gives, whoever asks; null = nothing of that may be cached.
+    const translation_context* stage2_context = nullptr;
     pa_range window{};
     translation_regimes regimes{};
     /// What an access has before translation, STE overrides included.
@@ -54,6 +56,14 @@ struct alignas(64) stream_configuration {
     std::uint8_t partition_group = 0; ///< MPAM: PMG of the accesses
     std::uint16_t partition = 0;      ///< MPAM: PARTID of the accesses
     context_identity identity{};
+
+    /// All that decides what stage 2 gives for an intermediate address.
+    [[nodiscard]] constexpr context_identity stage2_identity() const noexcept {
+        context_identity of{.tag = {stream_world::stage2, identity.tag.vm, asid{0}}};
+        of.parameters[4] = identity.parameters[4];
+        of.parameters[5] = identity.parameters[5];
+        return of;
+    }
 
     /// Whether it was made for accesses like this one: without a SubstreamID,
     /// or with the same.
@@ -156,18 +166,22 @@ public:
         take_back();
         if (free_ == none) return nullptr;
         const translation_context* context = nullptr;
+        const translation_context* stage2 = nullptr;
         if (decoded.mode != stream_mode::abort) {
             context = contexts_.intern(decoded.identity);
             if (context == nullptr) return nullptr;
+            if (decoded.regimes.stage2_enabled)
+                stage2 = contexts_.intern(decoded.stage2_identity());
         }
         const std::size_t index = pop(free_);
         pool_[index] = decoded;
         pool_[index].context = context;
+        pool_[index].stage2_context = stage2;
         std::uintptr_t expected = ticket.word;
         if (!slot.word_.compare_exchange_strong(expected,
                                                 reinterpret_cast<std::uintptr_t>(&pool_[index]),
                                                 std::memory_order_seq_cst)) {
-            if (context != nullptr) contexts_.release(context);
+            release_contexts(pool_[index]);
             push(free_, index);
             return nullptr;
         }
@@ -238,9 +252,13 @@ private:
         std::size_t list = returned_.exchange(none, std::memory_order_acquire);
         while (list != none) {
             const std::size_t index = pop(list);
-            if (pool_[index].context != nullptr) contexts_.release(pool_[index].context);
+            release_contexts(pool_[index]);
             push(free_, index);
         }
+    }
+    void release_contexts(const stream_configuration& of) noexcept {
+        if (of.context != nullptr) contexts_.release(of.context);
+        if (of.stage2_context != nullptr) contexts_.release(of.stage2_context);
     }
 
     std::mutex mutex_; ///< publishers, and the sweep

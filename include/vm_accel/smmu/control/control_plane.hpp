@@ -4,6 +4,7 @@
 #include <vm_accel/guest/guest_memory.hpp>
 #include <vm_accel/smmu/caches/configuration_cache.hpp>
 #include <vm_accel/smmu/caches/tlb_policy.hpp>
+#include <vm_accel/smmu/caches/walk_cache.hpp>
 #include <vm_accel/smmu/control/command_decoder.hpp>
 #include <vm_accel/smmu/control/command_executor.hpp>
 #include <vm_accel/smmu/control/command_queue.hpp>
@@ -23,12 +24,16 @@ namespace vm_accel::inline v0 {
 /// Threads: every call is made under the SMMU's control lock, but ask_for(). None
 /// waits: a CMD_SYNC or a CR0 change that must wait for device threads stays
 /// pending, and service() looks again.
-template <smmu_features F, tlb_policy Tlb, quiescence_policy Quiescence>
+template <smmu_features F, tlb_policy Tlb, walk_cache_policy Walks, quiescence_policy Quiescence>
 class control_plane {
 public:
-    control_plane(Tlb& tlb, configuration_cache& configurations, register_file<F>& registers,
-                  quiescence_domain<Quiescence>& guards) noexcept
-        : tlb_(tlb), configurations_(configurations), registers_(registers), guards_(guards) {
+    control_plane(Tlb& tlb, Walks& walks, configuration_cache& configurations,
+                  register_file<F>& registers, quiescence_domain<Quiescence>& guards) noexcept
+        : tlb_(tlb),
+          walks_(walks),
+          configurations_(configurations),
+          registers_(registers),
+          guards_(guards) {
         for (unsigned n = 0; n < queues_.size(); ++n)
             queues_[n].queue = command_queue<F>{n};
     }
@@ -78,7 +83,7 @@ public:
             registers_.acknowledge();
         }
         if (configurations_.sweep_wanted()) {
-            configurations_.sweep([this] { tlb_.invalidate(invalidation_scope::all()); });
+            configurations_.sweep([this] { remove(invalidation_scope::all()); });
         }
         // Each queue in its turn, a different one first each time.
         for (std::size_t i = 0; i < queues_.size(); ++i) {
@@ -310,10 +315,14 @@ private:
 
     void forget(const invalidation_scope& scope) noexcept {
         if (scope.by_address()) {
-            tlb_.invalidate(scope);
+            remove(scope);
         } else if (configurations_.invalidate(scope)) {
-            tlb_.invalidate(invalidation_scope::all());
+            remove(invalidation_scope::all());
         }
+    }
+    void remove(const invalidation_scope& scope) noexcept {
+        walks_.invalidate(scope);
+        tlb_.invalidate(scope);
     }
     void consume(consumer& from) noexcept {
         from.queue.consume(registers_);
@@ -321,6 +330,7 @@ private:
     }
 
     Tlb& tlb_;
+    Walks& walks_;
     configuration_cache& configurations_;
     register_file<F>& registers_;
     quiescence_domain<Quiescence>& guards_;

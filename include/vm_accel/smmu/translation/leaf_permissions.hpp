@@ -17,20 +17,22 @@ inline constexpr unsigned privileged_accesses =
 inline constexpr unsigned read_accesses = permissions::user_read | permissions::privileged_read;
 inline constexpr unsigned write_accesses = permissions::user_write | permissions::privileged_write;
 
-/// Attributes that stage-1 table descriptors impose on what lies below them.
+/// Attributes that stage-1 table descriptors impose on what lies below them:
+/// those of all of them, one over the other, in the bits of a table descriptor.
 struct table_limits {
-    bool no_user = false;
-    bool no_write = false;
-    bool no_user_execute = false;
-    bool no_privileged_execute = false;
+    std::uint64_t bits = 0;
 
-    constexpr void add(std::uint64_t descriptor) noexcept {
-        using T = spec::stage1_table;
-        const std::uint64_t ap = T::APTable::of(descriptor);
-        no_user = no_user || (ap & 1) != 0;
-        no_write = no_write || (ap & 2) != 0;
-        no_user_execute = no_user_execute || T::XNTable::of(descriptor) != 0;
-        no_privileged_execute = no_privileged_execute || T::PXNTable::of(descriptor) != 0;
+    [[nodiscard]] constexpr bool no_user() const noexcept {
+        return (spec::stage1_table::APTable::of(bits) & 1) != 0;
+    }
+    [[nodiscard]] constexpr bool no_write() const noexcept {
+        return (spec::stage1_table::APTable::of(bits) & 2) != 0;
+    }
+    [[nodiscard]] constexpr bool no_user_execute() const noexcept {
+        return spec::stage1_table::XNTable::of(bits) != 0;
+    }
+    [[nodiscard]] constexpr bool no_privileged_execute() const noexcept {
+        return spec::stage1_table::PXNTable::of(bits) != 0;
     }
 };
 
@@ -39,8 +41,9 @@ struct table_limits {
 [[nodiscard]] constexpr permissions one_privilege_permissions(const stage1_regime& regime,
                                                               std::uint64_t descriptor,
                                                               const table_limits& limits) noexcept {
-    const bool write = spec::access_permission::read_only::of(descriptor) == 0 && !limits.no_write;
-    const bool never = spec::stage1_leaf::UXN::of(descriptor) != 0 || limits.no_user_execute ||
+    const bool write =
+        spec::access_permission::read_only::of(descriptor) == 0 && !limits.no_write();
+    const bool never = spec::stage1_leaf::UXN::of(descriptor) != 0 || limits.no_user_execute() ||
                        (regime.write_execute_never && write);
     constexpr unsigned execute = permissions::user_execute | permissions::privileged_execute;
     return permissions{read_accesses | (write ? write_accesses : 0) | (never ? 0 : execute)};
@@ -57,9 +60,11 @@ template <smmu_features F>
     if constexpr (F.hyp) {
         if (regime.one_privilege) return one_privilege_permissions(regime, descriptor, limits);
     }
-    const bool user = spec::access_permission::unprivileged::of(descriptor) != 0 && !limits.no_user;
-    const bool write = spec::access_permission::read_only::of(descriptor) == 0 && !limits.no_write;
-    const bool user_execute = L::UXN::of(descriptor) == 0 && !limits.no_user_execute;
+    const bool user =
+        spec::access_permission::unprivileged::of(descriptor) != 0 && !limits.no_user();
+    const bool write =
+        spec::access_permission::read_only::of(descriptor) == 0 && !limits.no_write();
+    const bool user_execute = L::UXN::of(descriptor) == 0 && !limits.no_user_execute();
     const bool wxn = regime.write_execute_never;
 
     bool never = regime.privileged_access_never && user;
@@ -76,7 +81,7 @@ template <smmu_features F>
     if (user_execute && !(wxn && user && write)) bits |= P::user_execute;
     // Memory that unprivileged software can write is never executed with
     // privilege: with AArch64 tables UWXN always holds.
-    const bool privileged_execute = L::PXN::of(descriptor) == 0 && !limits.no_privileged_execute;
+    const bool privileged_execute = L::PXN::of(descriptor) == 0 && !limits.no_privileged_execute();
     if (privileged_execute && !(user && write) && !(wxn && write)) bits |= P::privileged_execute;
     return permissions{bits};
 }

@@ -51,11 +51,13 @@ template <smmu_features F>
 /// Stage 1's own faults come before stage 2 sees the output. A fetch that fails
 /// is F_WALK_EABT with the physical address. Never throws; at most 5 x 6 + 5
 /// fetches, besides contiguous runs and flags that others change.
-template <smmu_features F, table_access Tables>
+template <smmu_features F, table_access Tables, class Known = nothing_known>
 [[nodiscard]] walk_result walk_tables(const translation_regimes& regimes,
-                                      const walk_request& request, Tables& tables) noexcept {
-    const walk_result stage1 =
-        regimes.stage1_enabled ? walk_stage1<F>(regimes, request, tables) : pass_stage1<F>(request);
+                                      const walk_request& request, Tables& tables,
+                                      Known&& known = {}) noexcept {
+    const walk_result stage1 = regimes.stage1_enabled
+                                   ? walk_stage1<F>(regimes, request, tables, known)
+                                   : pass_stage1<F>(request);
     if constexpr (F.stage2) {
         if (regimes.stage2_enabled && !stage1.event) {
             const walk_result stage2 =
@@ -63,7 +65,7 @@ template <smmu_features F, table_access Tables>
                                {.ipa = stage1.output_base + (request.address - stage1.input_base),
                                 .needed = request.needed,
                                 .incoming = stage1.attributes},
-                               tables);
+                               tables, known);
             if (stage2.event || !regimes.stage1_enabled) return stage2;
             return combined(stage1, stage2, request.address);
         }

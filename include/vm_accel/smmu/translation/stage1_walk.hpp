@@ -9,21 +9,23 @@
 #include <vm_accel/smmu/translation/table_format.hpp>
 #include <vm_accel/smmu/translation/table_words.hpp>
 #include <vm_accel/smmu/translation/walk.hpp>
+#include <vm_accel/smmu/translation/walk_memory.hpp>
 #include <vm_accel/smmu/vocabulary/features.hpp>
 #include <vm_accel/smmu/vocabulary/regimes.hpp>
 
 #include <cstdint>
 #include <optional>
+#include <type_traits>
 
 namespace vm_accel::inline v0 {
 
 /// Where stage 1's descriptors are: at physical addresses, or in stage 2's
 /// input space, where each of them is an access of its own that may fault.
-template <smmu_features F, table_access Tables>
+template <smmu_features F, table_access Tables, class Known>
 class stage1_descriptors {
 public:
-    stage1_descriptors(const translation_regimes& regimes, Tables& tables) noexcept
-        : regimes_(regimes), tables_(tables) {}
+    stage1_descriptors(const translation_regimes& regimes, Tables& tables, Known& known) noexcept
+        : regimes_(regimes), tables_(tables), known_(known) {}
 
     /// Finds the descriptor at `at`. False = refused, and `fault` says why.
     [[nodiscard]] bool find(std::uint64_t at, walk_result& fault) noexcept {
@@ -52,7 +54,7 @@ public:
 private:
     [[nodiscard]] bool look_up(std::uint64_t at, unsigned needed, walk_result& fault) noexcept {
         const walk_result page = walk_stage2<F>(
-            regimes_.stage2, {.ipa = at, .needed = needed, .for_table = true}, tables_);
+            regimes_.stage2, {.ipa = at, .needed = needed, .for_table = true}, tables_, known_);
         if (page.event) {
             fault = page;
             return false;
@@ -64,6 +66,7 @@ private:
 
     const translation_regimes& regimes_;
     Tables& tables_;
+    Known& known_;
     std::uint64_t physical_ = 0;
     bool writable_ = true;
 };
@@ -74,10 +77,12 @@ private:
 /// Faults come in the architecture's order: translation, address size, access
 /// flag, permission; a fault of stage 2 on a descriptor comes when that
 /// descriptor is read. At most five fetches, and one more for each time that
-/// the leaf changes under an update of its flags (walk_retries).
-template <smmu_features F, table_access Tables>
+/// the leaf changes under an update of its flags (walk_retries). A known table
+/// spares those above it.
+template <smmu_features F, table_access Tables, class Known = nothing_known>
 [[nodiscard]] walk_result walk_stage1(const translation_regimes& regimes,
-                                      const walk_request& request, Tables& tables) noexcept {
+                                      const walk_request& request, Tables& tables,
+                                      Known&& known = {}) noexcept {
     using enum spec::event_id;
     const stage1_regime& regime = regimes.stage1;
     const bool upper = (request.address >> 63) != 0;
@@ -100,10 +105,21 @@ template <smmu_features F, table_access Tables>
     if (!format.fits(half.table)) return walk_result::fault(F_ADDR_SIZE);
 
     const std::uint64_t input = request.address & ((std::uint64_t{1} << half.input_bits) - 1);
-    stage1_descriptors<F, Tables> place{regimes, tables};
+    stage1_descriptors<F, Tables, std::remove_reference_t<Known>> place{regimes, tables, known};
     table_words<F, Tables> words{tables, regime.big_endian};
-    table_limits limits;
-    std::uint64_t at = format.first_table(half.table, level) + (input >> format.covered(level)) * 8;
+    const walk_start<F> start{format, level, [&](unsigned size_log2) {
+                                  return known.table1(request.address, size_log2);
+                              }};
+    // The two tables reached last: with the limits, as known_table has them.
+    std::uint64_t here = start.word;
+    std::uint64_t above = 0;
+    std::uint64_t at = 0;
+    if (start.level == level) {
+        at = format.first_table(half.table, level) + (input >> format.covered(level)) * 8;
+    } else {
+        level = start.level;
+        at = (here & known_table::address) + format.index(input, level) * 8;
+    }
     for (unsigned retries = 0;;) {
         walk_result r;
         if (!place.find(at, r)) return r;
@@ -115,7 +131,9 @@ template <smmu_features F, table_access Tables>
         if (decoded.role == descriptor_role::too_large)
             return walk_result::fault(F_ADDR_SIZE, 0, level);
         if (decoded.role == descriptor_role::table) {
-            if (!half.flat_permissions) limits.add(*descriptor);
+            above = here;
+            here = (here & known_table::limits) | decoded.address;
+            if (!half.flat_permissions) here |= *descriptor & known_table::limits;
             ++level;
             at = decoded.address + format.index(input, level) * 8;
             continue;
@@ -123,7 +141,7 @@ template <smmu_features F, table_access Tables>
 
         const leaf_flags<F> flags{regime, *descriptor, true};
         if (flags.access_fault()) return walk_result::fault(F_ACCESS, 0, level);
-        permissions allowed = leaf_permissions<F>(regime, flags.effective(), limits);
+        permissions allowed = leaf_permissions<F>(regime, flags.effective(), table_limits{here});
         if (user_forbidden) allowed = permissions{allowed.bits() & ~user_accesses};
         if (!allowed.allow(request.needed)) return walk_result::fault(F_PERMISSION, 0, level);
         const std::uint64_t after = flags.after(request.needed);
@@ -139,6 +157,12 @@ template <smmu_features F, table_access Tables>
             }
         }
 
+        if (level > start.level && !owes_update(tables)) {
+            known.keep_table1(request.address, format.covered(level - 1), here);
+            if (level - 1 > start.level) {
+                known.keep_table1(request.address, format.covered(level - 2), above);
+            }
+        }
         const unsigned size =
             contiguous_size(format, words, place.physical(), level, after, decoded.address, input);
         r.size_log2 = r.page_size_log2 = static_cast<std::uint8_t>(size);

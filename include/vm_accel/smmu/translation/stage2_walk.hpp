@@ -8,6 +8,7 @@
 #include <vm_accel/smmu/translation/table_format.hpp>
 #include <vm_accel/smmu/translation/table_words.hpp>
 #include <vm_accel/smmu/translation/walk.hpp>
+#include <vm_accel/smmu/translation/walk_memory.hpp>
 #include <vm_accel/smmu/vocabulary/features.hpp>
 #include <vm_accel/smmu/vocabulary/regimes.hpp>
 
@@ -24,15 +25,40 @@ struct stage2_request {
     memory_attributes incoming{}; ///< what the access has before stage 2
 };
 
+/// What a page of stage 2 gives an access.
+[[nodiscard]] constexpr walk_result stage2_result(const stage2_request& request,
+                                                  const known_page& page,
+                                                  bool decides_types) noexcept {
+    walk_result r;
+    r.size_log2 = r.page_size_log2 = page.size_log2;
+    r.input_base = request.ipa >> page.size_log2 << page.size_log2;
+    r.output_base = page.output();
+    r.allowed = page.allowed();
+    r.global = true;
+    r.attributes = combined_attributes(request.incoming, page.descriptor(), page.shareability(),
+                                       decides_types);
+    return r;
+}
+
 /// Walks stage 2. Every fault says so in `stage2`, with the IPA and the class.
 ///
 /// Faults come in the architecture's order: translation, address size, access
 /// flag, permission. At most five fetches, and one more for each time that the
-/// leaf changes under an update of its flags (walk_retries).
-template <smmu_features F, table_access Tables>
+/// leaf changes under an update of its flags (walk_retries). What is known of the
+/// page spares all of them, but for accesses that it does not allow: the tables
+/// say why, and whether a flag is to be set first.
+template <smmu_features F, table_access Tables, class Known = nothing_known>
 [[nodiscard]] walk_result walk_stage2(const stage2_regime& regime, const stage2_request& request,
-                                      Tables& tables) noexcept {
+                                      Tables& tables, Known&& known = {}) noexcept {
     using enum spec::event_id;
+    if (const std::optional<known_page> page = known.page(request.ipa)) {
+        const bool protected_table =
+            request.for_table && regime.protected_tables &&
+            is_stage2_device(page->descriptor(), regime.decides_types);
+        if (page->allowed().allow(request.needed) && !protected_table) {
+            return stage2_result(request, *page, regime.decides_types);
+        }
+    }
     int reached = 0; // the level of the last descriptor that was read
     const auto fault = [&](spec::event_id id, std::uint64_t at = 0) noexcept {
         walk_result r = walk_result::fault(id, at, reached);
@@ -53,8 +79,16 @@ template <smmu_features F, table_access Tables>
     if (!format.fits(regime.table)) return fault(F_ADDR_SIZE);
 
     table_words<F, Tables> words{tables, regime.big_endian};
-    std::uint64_t at =
-        format.first_table(regime.table, level) + (request.ipa >> format.covered(level)) * 8;
+    const walk_start<F> start{
+        format, level, [&](unsigned size_log2) { return known.table2(request.ipa, size_log2); }};
+    std::uint64_t table = start.word & known_table::address;
+    std::uint64_t at = 0;
+    if (start.level == level) {
+        at = format.first_table(regime.table, level) + (request.ipa >> format.covered(level)) * 8;
+    } else {
+        level = start.level;
+        at = table + format.index(request.ipa, level) * 8;
+    }
     for (unsigned retries = 0;;) {
         const std::optional<std::uint64_t> descriptor = words.load(at);
         if (!descriptor) return fault(F_WALK_EABT, at);
@@ -64,7 +98,8 @@ template <smmu_features F, table_access Tables>
         if (decoded.role == descriptor_role::too_large) return fault(F_ADDR_SIZE);
         if (decoded.role == descriptor_role::table) {
             ++level;
-            at = decoded.address + format.index(request.ipa, level) * 8;
+            table = decoded.address;
+            at = table + format.index(request.ipa, level) * 8;
             continue;
         }
 
@@ -85,23 +120,24 @@ template <smmu_features F, table_access Tables>
             }
         }
 
-        walk_result r;
         const unsigned own = format.covered(level);
         const unsigned size = request.for_table ? own
                                                 : contiguous_size(format, words, at, level, after,
                                                                   decoded.address, request.ipa);
-        r.size_log2 = r.page_size_log2 = static_cast<std::uint8_t>(size);
-        r.input_base = request.ipa >> size << size;
-        r.output_base = decoded.address >> size << size;
-        r.allowed = flags.lasting(allowed, request.needed);
-        r.global = true;
         const unsigned shareability =
             format.form() == spec::address_form::ds
                 ? regime.shareability
                 : static_cast<unsigned>(spec::stage2_leaf::SH::of(*descriptor));
-        r.attributes = combined_attributes(request.incoming, *descriptor, shareability,
-                                           regime.decides_types);
-        return r;
+        const known_page page =
+            known_page::of(decoded.address >> size << size, *descriptor, shareability,
+                           flags.lasting(allowed, request.needed), size);
+        if (!owes_update(tables)) {
+            known.keep_page(request.ipa, page);
+            if (level > start.level) {
+                known.keep_table2(request.ipa, format.covered(level - 1), table);
+            }
+        }
+        return stage2_result(request, page, regime.decides_types);
     }
 }
 

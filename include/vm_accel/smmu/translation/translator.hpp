@@ -5,9 +5,11 @@
 #include <vm_accel/guest/interrupt_sink.hpp>
 #include <vm_accel/smmu/caches/configuration_cache.hpp>
 #include <vm_accel/smmu/caches/tlb_policy.hpp>
+#include <vm_accel/smmu/caches/walk_cache.hpp>
 #include <vm_accel/smmu/translation/counted_memory.hpp>
 #include <vm_accel/smmu/translation/page_walker.hpp>
 #include <vm_accel/smmu/translation/stream_resolver.hpp>
+#include <vm_accel/smmu/translation/walk_memory.hpp>
 #include <vm_accel/smmu/vocabulary/fault.hpp>
 #include <vm_accel/smmu/vocabulary/outcome.hpp>
 
@@ -20,11 +22,13 @@ namespace vm_accel::inline v0 {
 
 /// Translates accesses. Holds nothing of its own: the caches, memory and
 /// counters are handed in. Every call is made inside an open guard.
-template <smmu_features F, tlb_policy Tlb, guest_memory Memory, interrupt_sink Sink>
+template <smmu_features F, tlb_policy Tlb, walk_cache_policy Walks, guest_memory Memory,
+          interrupt_sink Sink>
 class translator {
 public:
-    translator(Tlb& tlb, configuration_cache& configurations, Memory& memory, Sink& sink) noexcept
-        : tlb_(tlb), configurations_(configurations), memory_(memory), sink_(sink) {}
+    translator(Tlb& tlb, Walks& walks, configuration_cache& configurations, Memory& memory,
+               Sink& sink) noexcept
+        : tlb_(tlb), walks_(walks), configurations_(configurations), memory_(memory), sink_(sink) {}
 
     /// The usual case, small enough to become part of the caller: configured, in
     /// the TLB, allowed. Nullopt = anything else: nothing has been counted, and
@@ -183,10 +187,11 @@ private:
         const translation_context* const context = configuration.context;
         const fill_ticket ticket = tlb_.begin_fill({address, 0, 0});
         const std::uint64_t tag = context != nullptr ? context->tag() : 0;
+        walk_memory<Walks> known{walks_, context, configuration.stage2_context};
 
         // In bypass both stages are off, and the walk passes the address on.
-        const walk_result leaf = walk_tables<F>(configuration.regimes,
-                                                {address, needed, configuration.incoming}, tables);
+        const walk_result leaf = walk_tables<F>(
+            configuration.regimes, {address, needed, configuration.incoming}, tables, known);
         if (leaf.event) return refuse_walk(subject, asked, configuration, leaf, fault);
 
         tlb_entry entry;
@@ -313,6 +318,7 @@ private:
     }
 
     Tlb& tlb_;
+    Walks& walks_;
     configuration_cache& configurations_;
     Memory& memory_;
     Sink& sink_;

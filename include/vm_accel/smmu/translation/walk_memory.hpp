@@ -1,0 +1,163 @@
+/// What the walks of one access may start from, and what they leave for others.
+#pragma once
+
+#include <vm_accel/smmu/caches/context_table.hpp>
+#include <vm_accel/smmu/caches/walk_cache.hpp>
+#include <vm_accel/smmu/translation/table_format.hpp>
+#include <vm_accel/smmu/vocabulary/access.hpp>
+#include <vm_accel/smmu/vocabulary/features.hpp>
+#include <vm_accel/spec/descriptors.hpp>
+
+#include <bit>
+#include <cstdint>
+#include <optional>
+
+namespace vm_accel::inline v0 {
+
+/// Where a walk goes on: a table's address, and what stage 1's tables above it
+/// impose, in the bits of a table descriptor.
+struct known_table {
+    static constexpr std::uint64_t limits = spec::stage1_table::APTable::mask |
+                                            spec::stage1_table::XNTable::mask |
+                                            spec::stage1_table::PXNTable::mask;
+    static constexpr std::uint64_t address = 0x000f'ffff'ffff'f000;
+};
+
+/// What stage 2 gives for a page: an answer that needs no look at its descriptor.
+struct known_page {
+    std::uint64_t word = 0; ///< output address, SH, MemAttr and permissions
+    std::uint8_t size_log2 = 12;
+
+    [[nodiscard]] static constexpr known_page of(std::uint64_t output, std::uint64_t descriptor,
+                                                 unsigned shareability, permissions allowed,
+                                                 unsigned size_log2) noexcept {
+        return {output | std::uint64_t{shareability & 3} << 10 |
+                    spec::stage2_leaf::MemAttr::of(descriptor) << 6 | allowed.bits(),
+                static_cast<std::uint8_t>(size_log2)};
+    }
+    [[nodiscard]] constexpr std::uint64_t output() const noexcept {
+        return word & known_table::address;
+    }
+    [[nodiscard]] constexpr permissions allowed() const noexcept {
+        return permissions{static_cast<unsigned>(word & 0x3f)};
+    }
+    [[nodiscard]] constexpr unsigned shareability() const noexcept {
+        return static_cast<unsigned>(word >> 10 & 3);
+    }
+    /// A descriptor with its memory type, and nothing else.
+    [[nodiscard]] constexpr std::uint64_t descriptor() const noexcept {
+        return spec::stage2_leaf::MemAttr::in_place(word >> 6 & 0xf);
+    }
+};
+
+/// For walks that look at memory as it is.
+struct nothing_known {
+    [[nodiscard]] static constexpr std::optional<std::uint64_t> table1(std::uint64_t,
+                                                                       unsigned) noexcept {
+        return std::nullopt;
+    }
+    [[nodiscard]] static constexpr std::optional<std::uint64_t> table2(std::uint64_t,
+                                                                       unsigned) noexcept {
+        return std::nullopt;
+    }
+    [[nodiscard]] static constexpr std::optional<known_page> page(std::uint64_t) noexcept {
+        return std::nullopt;
+    }
+    static constexpr void keep_table1(std::uint64_t, unsigned, std::uint64_t) noexcept {}
+    static constexpr void keep_table2(std::uint64_t, unsigned, std::uint64_t) noexcept {}
+    static constexpr void keep_page(std::uint64_t, const known_page&) noexcept {}
+};
+
+/// The lowest table that is known on the way of an input address.
+template <smmu_features F>
+struct walk_start {
+    int level = 0;          ///< of the table; `first` = none is known
+    std::uint64_t word = 0; ///< see known_table
+
+    /// `find(size_log2)` looks up the table of that reach. The first table is the
+    /// regime's, and is not looked up.
+    template <class Find>
+    walk_start(const table_format<F>& format, int first, Find find) noexcept : level(first) {
+        for (int l = static_cast<int>(spec::last_level); l > first; --l) {
+            if (const std::optional<std::uint64_t> found = find(format.covered(l - 1))) {
+                level = l;
+                word = *found;
+                return;
+            }
+        }
+    }
+};
+
+/// Whether a walk has left an update of flags undone: then it is not to spare
+/// others the look at its descriptors.
+template <class Tables>
+[[nodiscard]] constexpr bool owes_update(const Tables& tables) noexcept {
+    if constexpr (requires { tables.owes_update(); }) return tables.owes_update();
+    return false;
+}
+
+/// The caches, in the name of one access. Made before its walk's first read.
+template <walk_cache_policy Cache>
+class walk_memory {
+public:
+    /// Without contexts nothing is known, and nothing kept.
+    walk_memory(Cache& cache, const translation_context* context,
+                const translation_context* stage2) noexcept
+        : cache_(cache), ticket_(cache.begin()) {
+        // The ticket comes before the tags.
+        if (context != nullptr) first_ = owner_of(*context, has_first_);
+        if (stage2 != nullptr) {
+            second_ = owner_of(*stage2, has_second_);
+            stage2_ = stage2;
+        }
+    }
+
+    [[nodiscard]] std::optional<std::uint64_t> table1(std::uint64_t input,
+                                                      unsigned size_log2) const noexcept {
+        if (!has_first_) return std::nullopt;
+        return cache_.find_table(first_, input, size_log2);
+    }
+    [[nodiscard]] std::optional<std::uint64_t> table2(std::uint64_t ipa,
+                                                      unsigned size_log2) const noexcept {
+        if (!has_second_) return std::nullopt;
+        return cache_.find_table(second_, ipa, size_log2);
+    }
+    [[nodiscard]] std::optional<known_page> page(std::uint64_t ipa) const noexcept {
+        if (!has_second_) return std::nullopt;
+        for (std::uint64_t sizes = stage2_->page_sizes(); sizes != 0; sizes &= sizes - 1) {
+            const auto size_log2 = static_cast<unsigned>(std::countr_zero(sizes));
+            if (const auto word = cache_.find_page(second_, ipa, size_log2)) {
+                return known_page{*word, static_cast<std::uint8_t>(size_log2)};
+            }
+        }
+        return std::nullopt;
+    }
+    void keep_table1(std::uint64_t input, unsigned size_log2, std::uint64_t word) noexcept {
+        if (has_first_) cache_.keep_table(ticket_, first_, input, size_log2, word);
+    }
+    void keep_table2(std::uint64_t ipa, unsigned size_log2, std::uint64_t word) noexcept {
+        if (has_second_) cache_.keep_table(ticket_, second_, ipa, size_log2, word);
+    }
+    void keep_page(std::uint64_t ipa, const known_page& page) noexcept {
+        if (!has_second_) return;
+        stage2_->note_page_size(page.size_log2);
+        cache_.keep_page(ticket_, second_, ipa, page.size_log2, page.word);
+    }
+
+private:
+    [[nodiscard]] static walk_owner owner_of(const translation_context& context,
+                                             bool& known) noexcept {
+        known = true;
+        return {context.tag(), walk_owner::home_of(context.identity().tag)};
+    }
+
+    Cache& cache_;
+    walk_ticket ticket_;
+    walk_owner first_{};
+    walk_owner second_{};
+    const translation_context* stage2_ = nullptr;
+    bool has_first_ = false;
+    bool has_second_ = false;
+};
+
+} // namespace vm_accel::inline v0
