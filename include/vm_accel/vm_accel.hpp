@@ -82,6 +82,7 @@
 #include <vm_accel/smmu/caches/set_associative.hpp>
 #include <vm_accel/smmu/caches/tlb_policy.hpp>
 #include <vm_accel/smmu/caches/two_level.hpp>
+#include <vm_accel/smmu/caches/walk_cache.hpp>
 #include <vm_accel/smmu/control/atos_registers.hpp>
 #include <vm_accel/smmu/control/command_decoder.hpp>
 #include <vm_accel/smmu/control/command_executor.hpp>
