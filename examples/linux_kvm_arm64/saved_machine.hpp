@@ -31,7 +31,7 @@ struct machine_shape {
     std::uint32_t vcpus = 0;
     std::uint32_t full_features = 0;
     std::uint32_t pci = 0;
-    std::uint32_t program = 0; ///< changes with what is saved
+    std::uint32_t program = 1; ///< changes with what is saved
 
     friend bool operator==(const machine_shape&, const machine_shape&) = default;
 };

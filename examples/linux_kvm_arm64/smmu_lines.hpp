@@ -34,6 +34,18 @@ public:
         return {};
     }
 
+    /// Before the machine is saved, when no thread of it runs any more: all edges so far are in
+    /// the GIC; later ones are lost.
+    [[nodiscard]] vm_accel::result<> close() noexcept {
+        for (unsigned i = 0; i < lines_.size(); ++i) {
+            if (!lines_[i]) continue;
+            const vm_accel::result<> ended =
+                vm_->end_irqfd(machine_map::smmu_first_spi + i, std::move(lines_[i]));
+            if (!ended) return ended;
+        }
+        return {};
+    }
+
     void pulse(vm_accel::wired_interrupt which) noexcept {
         const auto i = static_cast<std::size_t>(which);
         pulses_[i].fetch_add(1, std::memory_order_relaxed);

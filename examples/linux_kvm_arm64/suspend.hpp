@@ -65,6 +65,7 @@ public:
             file(vcpu.registers);
             file(vcpu.values);
             file(vcpu.power_state);
+            file(vcpu.events);
         }
         file(gic_.words);
         file(smmu_);

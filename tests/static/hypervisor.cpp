@@ -215,6 +215,7 @@ static_assert(abi::set_device_attribute == 0x4018'aee1);
 static_assert(abi::set_one_register == 0x4010'aeac);
 static_assert(abi::arm_init_vcpu == 0x4020'aeae);
 static_assert(abi::arm_preferred_target == 0x8020'aeaf);
+static_assert(abi::get_arm_events == 0x8040'ae9f && abi::set_arm_events == 0x4040'aea0);
 // The kernel is C, where the flexible array adds nothing; read as C++, some
 // versions of its header give these two a size of 12.
 static_assert(abi::get_supported_cpuid == 0xc008'ae05);

@@ -18,11 +18,12 @@
 namespace vm_accel::inline v0::arm64 {
 
 /// One vCPU: KVM's register numbers, their bytes one after the other (the
-/// number tells how many), and whether PSCI has it running.
+/// number tells how many), whether PSCI has it running, and what it is owed.
 struct vcpu_state {
     std::vector<std::uint64_t> registers;
     std::vector<std::byte> values;
     std::uint32_t power_state = 0;
+    os::kvm_abi::arm_vcpu_events events{};
 };
 
 /// Bytes of a register, by its number.
@@ -56,6 +57,10 @@ struct vcpu_state {
         !asked) {
         return fail(asked);
     }
+    if (const result<> asked = vcpu.ask(abi::get_arm_events, out.events, "KVM_GET_VCPU_EVENTS");
+        !asked) {
+        return fail(asked);
+    }
     return out;
 }
 
@@ -76,6 +81,10 @@ struct vcpu_state {
             return set;
         }
         at += bytes;
+    }
+    abi::arm_vcpu_events events = state.events;
+    if (const result<> set = vcpu.ask(abi::set_arm_events, events, "KVM_SET_VCPU_EVENTS"); !set) {
+        return set;
     }
     std::uint32_t power_state = state.power_state;
     return vcpu.ask(abi::set_power_state, power_state, "KVM_SET_MP_STATE");

@@ -198,7 +198,8 @@ public:
 
     /// A descriptor that gives one edge on `gsi` for each os::signal_event(): no
     /// exit, no lock, from any thread. `gsi` is an SPI number on arm64 (after
-    /// finish_gic()), a GSI on x86-64. Closing the descriptor ends it.
+    /// finish_gic()), a GSI on x86-64. The edge follows a moment after the signal.
+    /// Closing the descriptor ends it.
     [[nodiscard]] result<os::descriptor> irqfd(unsigned gsi) noexcept {
         const os::call_result made = os::make_event();
         if (!made.ok()) {
@@ -216,6 +217,19 @@ public:
                                  "x86-64: create_irqchip())");
         }
         return event;
+    }
+    /// Ends irqfd(gsi): every edge signalled through `event` before has reached the
+    /// interrupt controller when this returns. For a machine that is to be saved.
+    [[nodiscard]] result<> end_irqfd(unsigned gsi, os::descriptor event) noexcept {
+        os::kvm_abi::irqfd request;
+        request.fd = static_cast<std::uint32_t>(event.get());
+        request.gsi = gsi;
+        request.flags = os::kvm_abi::irqfd_detach;
+        const os::call_result called =
+            os::device_request_with(vm_, os::kvm_abi::set_irqfd, request);
+        if (called.ok()) return {};
+        return os::fail_with(called.os_error, at("irqfd for interrupt ", gsi, 10).view(),
+                             "give what irqfd() returned for this interrupt");
     }
 
 private:

@@ -118,6 +118,16 @@ struct arm_vcpu_init {
     std::uint32_t features[7]{};
 };
 
+/// struct kvm_vcpu_events (arm64): what the processor owes the guest.
+struct arm_vcpu_events {
+    std::uint8_t serror_pending = 0;
+    std::uint8_t serror_has_syndrome = 0;
+    std::uint8_t external_abort_pending = 0; ///< written only
+    std::uint8_t padding[5]{};
+    std::uint64_t serror_syndrome = 0;
+    std::uint32_t reserved[12]{};
+};
+
 /// struct kvm_regs of x86-64
 struct x86_registers {
     std::uint64_t rax = 0, rbx = 0, rcx = 0, rdx = 0, rsi = 0, rdi = 0, rsp = 0, rbp = 0;
@@ -270,6 +280,8 @@ inline constexpr std::uint32_t arm_init_vcpu = writes<arm_vcpu_init>(0xae);
 inline constexpr std::uint32_t get_register_list = exchanges<std::uint64_t>(0xb0);
 inline constexpr std::uint32_t get_power_state = reads<std::uint32_t>(0x98); ///< MP_STATE
 inline constexpr std::uint32_t set_power_state = writes<std::uint32_t>(0x99);
+inline constexpr std::uint32_t get_arm_events = reads<arm_vcpu_events>(0x9f);
+inline constexpr std::uint32_t set_arm_events = writes<arm_vcpu_events>(0xa0);
 
 /// KVM_DEV_TYPE_ARM_VGIC_V3 and its attribute groups.
 namespace gic_v3 {
