@@ -350,6 +350,7 @@ int run(const options& wanted) {
     uart.flush();
     if (end.suspended) {
         const std::uint16_t waiting = disk.requests_waiting();
+        need(lines.close());
         move(wanted.state, saved_machine::direction::save);
         print("\nsuspended with " + std::to_string(waiting) + " requests waiting\n");
         return was_suspended;
