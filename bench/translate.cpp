@@ -1,224 +1,191 @@
-/// Claim: a translation that hits, its guard included, costs a small multiple of
-/// a checked array look-up, whatever the number of pages, and far less than a
-/// hash table behind a lock or an ordered map of intervals.
+/// Claim: a translation that hits, its guard included, costs a small multiple of a checked array
+/// look-up whatever the number of pages, and far less than a hash table behind a lock, an LRU list
+/// or a map of intervals.
 ///
 /// All of them in one run: the machine's speed of the moment cancels out.
-///   hit        open a guard, translate 64 bytes, close it
-///   hit_held   the same inside one guard for all
 ///   floor      array look-up with length and permission check, not inlined
-///   hash       std::unordered_map by page, ASID, VMID and level, behind a mutex,
-///              each level looked for in turn
-///   intervals  std::map by first address, no lock
-/// hit<usual_tlb>: 64 sets of 8; hit<.., fenced> and hit<.., alone>: other
-/// quiescence policies.
-/// Argument 1: pages in use. Argument 2: 0 in ascending order, 1 in random order.
-#include "mapped_device.hpp"
-
-#include <benchmark/benchmark.h>
-
-#include <map>
-#include <mutex>
-#include <unordered_map>
+///   hit        open a guard, translate 64 bytes, close it: <features, stages, TLB, quiescence>
+///   hit_held   the same inside one guard for all
+///   hit_mixed  the stream uses pages of both sizes, and has to look for both
+///   rival_...  see rivals.hpp
+/// Argument 1: pages in use. Argument 2: 0 in ascending order, 1 in random order. Argument 3: log2
+/// of the page size.
+#include "measure.hpp"
 
 using namespace vm_accel;
+using namespace bench;
 
 namespace {
 
-constexpr std::uint64_t most_pages = 65536;
-constexpr std::uint64_t bytes_asked = 64;
-
-using large_tlb = set_associative<16384, 8>;
-
-struct fenced : default_smmu_options {
+struct fenced : stage1_options {
     using quiescence = fence_quiescence;
 };
-struct alone : default_smmu_options {
+struct alone : stage1_options {
     using quiescence = single_threaded;
 };
 
-template <class Tlb, class Options>
-bench::mapped_device<Tlb, Options>& device() {
-    static bench::mapped_device<Tlb, Options> one{most_pages};
-    return one;
-}
-
-/// Runs `translate` over the addresses; everything it gives is used.
-template <class Translate>
-void run(benchmark::State& state, Translate translate) {
-    const std::vector<iova> order =
-        bench::addresses(static_cast<std::uint64_t>(state.range(0)), state.range(1) != 0);
-    const std::size_t mask = order.size() - 1;
-    std::size_t next = 0;
-    for (const iova address : order) // fills what is there to fill
-        benchmark::DoNotOptimize(translate(address));
-    for (auto _ : state) {
-        std::byte* const host = translate(order[next++ & mask]);
-        benchmark::DoNotOptimize(host);
-    }
-}
-
-/// Reports a run that did not only hit: it would not measure what it says.
-template <class Device>
-class only_hits {
-public:
-    only_hits(benchmark::State& state, Device& device)
-        : state_(state), device_(device), before_(device.machine().iommu().stats()) {}
-    ~only_hits() {
-        const smmu_statistics after = device_.machine().iommu().stats();
-        const auto first_touches = static_cast<std::uint64_t>(state_.range(0));
-        if (after.misses - before_.misses > first_touches || after.faults != before_.faults)
-            state_.SkipWithError("missed or faulted during the measurement");
-    }
-
-private:
-    benchmark::State& state_;
-    Device& device_;
-    smmu_statistics before_;
+/// Which pages in which order a run asks for.
+struct shape {
+    explicit shape(const benchmark::State& state)
+        : pages(static_cast<std::uint64_t>(state.range(0))),
+          size_log2(static_cast<unsigned>(state.range(2))),
+          order(addresses(pages, state.range(1) != 0, size_log2)) {}
+    std::uint64_t pages;
+    unsigned size_log2;
+    std::vector<iova> order;
 };
 
-template <class Tlb = large_tlb, class Options = default_smmu_options>
+/// One device per kind of SMMU, which all runs share, and its streams: one for each page size, as a
+/// stream looks for the sizes that it uses.
+template <class Tlb, class Options>
+mapped_device<Tlb, Options>& device() {
+    static mapped_device<Tlb, Options> one;
+    return one;
+}
+template <class Tlb, class Options, stages Which>
+auto& port(unsigned size_log2) {
+    static auto pages = device<Tlb, Options>().attach(Which);
+    static auto blocks = device<Tlb, Options>().attach(Which);
+    return size_log2 == page_log2 ? pages : blocks;
+}
+/// Nothing that earlier runs have left.
+template <class Device>
+void empty(Device& device) {
+    if (!device.iommu().invalidate_tlb()) throw std::runtime_error{"the TLB could not be emptied"};
+}
+template <class Port>
+std::byte* guarded(Port& port, iova address) {
+    auto guard = port.open();
+    return guard.translate(address, bytes_asked, access::read).host();
+}
+
+template <class Options, stages Which, class Tlb>
 void hit(benchmark::State& state) {
+    const shape asked{state};
     auto& d = device<Tlb, Options>();
-    const only_hits check{state, d};
-    run(state, [&](iova address) {
-        auto guard = d.port().open();
-        return guard.translate(address, bytes_asked, access::read).host();
-    });
+    auto& p = port<Tlb, Options, Which>(asked.size_log2);
+    d.map(asked.pages, asked.size_log2);
+    empty(d);
+    const only_hits check{state, d.iommu(), asked.pages};
+    go_round(
+        state, asked.order, asked.size_log2, [&](iova address) { return guarded(p, address); },
+        [&](std::uint64_t output) { return d.host_of(output); });
+}
+
+void hit_mixed(benchmark::State& state) {
+    const shape asked{state};
+    auto& d = device<usual_tlb, stage1_options>();
+    static auto p = d.attach();
+    d.map(asked.pages);
+    d.map(1, block_log2);
+    empty(d);
+    const only_hits check{state, d.iommu(), asked.pages + 1};
+    benchmark::DoNotOptimize(guarded(p, iova{first_block}));
+    go_round(
+        state, asked.order, asked.size_log2, [&](iova address) { return guarded(p, address); },
+        [&](std::uint64_t output) { return d.host_of(output); });
 }
 
 void hit_held(benchmark::State& state) {
-    auto& d = device<large_tlb, default_smmu_options>();
-    const only_hits check{state, d};
-    auto guard = d.port().open();
-    run(state,
-        [&](iova address) { return guard.translate(address, bytes_asked, access::read).host(); });
+    const shape asked{state};
+    auto& d = device<usual_tlb, stage1_options>();
+    auto& p = port<usual_tlb, stage1_options, stages::first>(asked.size_log2);
+    d.map(asked.pages, asked.size_log2);
+    empty(d);
+    const only_hits check{state, d.iommu(), asked.pages};
+    auto guard = p.open();
+    go_round(
+        state, asked.order, asked.size_log2,
+        [&](iova address) { return guard.translate(address, bytes_asked, access::read).host(); },
+        [&](std::uint64_t output) { return d.host_of(output); });
 }
 
-// --- the floor ---------------------------------------------------------------
-
-struct flat_entry {
-    std::byte* host = nullptr;
-    std::uint64_t output = 0;
-    unsigned allowed = 0;
-};
-struct flat_answer {
-    std::byte* host = nullptr;
-    std::uint64_t length = 0;
-};
-
-std::byte* backing() {
-    static guest::host_pages pages{1024 * 4096};
-    return pages.data();
-}
-
-[[gnu::noinline]] flat_answer flat_lookup(const std::vector<flat_entry>& table, iova address,
-                                          std::uint64_t length, unsigned needed) {
-    const std::uint64_t index = (raw(address) - bench::first_page) >> 12;
-    if (index >= table.size() || (table[index].allowed & needed) == 0) return {};
-    const std::uint64_t offset = raw(address) & 4095;
-    return {table[index].host + offset, std::min(length, 4096 - offset)};
+/// Runs a contender that `fill` has put the pages into.
+template <class Fill, class Lookup>
+void others(benchmark::State& state, Fill fill, Lookup lookup) {
+    const shape asked{state};
+    auto& d = device<usual_tlb, stage1_options>(); // for its memory
+    for (std::uint64_t i = 0; i < asked.pages; ++i) {
+        const std::uint64_t output = output_of(i, asked.size_log2);
+        fill(base_of(asked.size_log2) + (i << asked.size_log2), asked.size_log2,
+             flat_entry{d.host_of(output), output, 1});
+    }
+    go_round(state, asked.order, asked.size_log2, lookup,
+             [&](std::uint64_t output) { return d.host_of(output); });
 }
 
 void floor_array(benchmark::State& state) {
-    std::vector<flat_entry> table(most_pages);
-    for (std::uint64_t i = 0; i < most_pages; ++i)
-        table[i] = {backing() + i % 1024 * 4096, i, 1};
-    run(state, [&](iova address) { return flat_lookup(table, address, bytes_asked, 1).host; });
+    const auto size_log2 = static_cast<unsigned>(state.range(2));
+    flat_table table{base_of(size_log2), size_log2, static_cast<std::uint64_t>(state.range(0))};
+    others(
+        state,
+        [&](std::uint64_t address, unsigned, const flat_entry& e) { table.fill(address, e); },
+        [&](iova address) { return table.lookup(address, bytes_asked, 1).host; });
 }
-
-// --- how it is done elsewhere --------------------------------------------------
-
-struct hash_key {
-    std::uint64_t page = 0;
-    std::uint16_t space = 0;
-    std::uint16_t machine = 0;
-    std::uint8_t level = 0;
-    friend bool operator==(const hash_key&, const hash_key&) = default;
-};
-struct hash_of_key {
-    std::size_t operator()(const hash_key& key) const noexcept {
-        std::uint64_t h = key.page ^ std::uint64_t{key.space} << 40 ^
-                          std::uint64_t{key.machine} << 52 ^ std::uint64_t{key.level} << 36;
-        h *= 0x9e37'79b9'7f4a'7c15;
-        return static_cast<std::size_t>(h ^ h >> 32);
-    }
-};
-
-class hash_tlb {
-public:
-    void fill(std::uint64_t address, flat_entry entry) {
-        entries_[{address >> 12, bench::address_space, 0, 3}] = entry;
-    }
-    [[gnu::noinline]] flat_answer lookup(iova address, std::uint64_t length, unsigned needed) {
-        const std::lock_guard lock{mutex_};
-        for (std::uint8_t level = 1; level <= 3; ++level) {
-            const unsigned bits = 12U + 9U * (3U - level);
-            const auto found =
-                entries_.find({raw(address) >> bits, bench::address_space, 0, level});
-            if (found == entries_.end()) continue;
-            if ((found->second.allowed & needed) == 0) return {};
-            const std::uint64_t offset = raw(address) & ((std::uint64_t{1} << bits) - 1);
-            return {found->second.host + offset,
-                    std::min(length, (std::uint64_t{1} << bits) - offset)};
-        }
-        return {};
-    }
-
-private:
-    std::mutex mutex_;
-    std::unordered_map<hash_key, flat_entry, hash_of_key> entries_;
-};
-
 void rival_hash(benchmark::State& state) {
-    hash_tlb tlb;
-    for (std::uint64_t i = 0; i < static_cast<std::uint64_t>(state.range(0)); ++i)
-        tlb.fill(bench::first_page + i * 4096, {backing() + i % 1024 * 4096, i, 1});
-    run(state, [&](iova address) { return tlb.lookup(address, bytes_asked, 1).host; });
+    hash_by_level table{static_cast<std::size_t>(state.range(0))};
+    others(
+        state,
+        [&](std::uint64_t address, unsigned size_log2, const flat_entry& e) {
+            table.fill(address, size_log2, first_space, e);
+        },
+        [&](iova address) { return table.lookup(address, first_space, bytes_asked, 1).host; });
 }
-
-struct interval {
-    std::uint64_t last = 0;
-    flat_entry entry{};
-};
-using interval_map = std::map<std::uint64_t, interval>;
-
-[[gnu::noinline]] flat_answer interval_lookup(const interval_map& map, iova address,
-                                              std::uint64_t length, unsigned needed) {
-    auto found = map.upper_bound(raw(address));
-    if (found == map.begin()) return {};
-    --found;
-    const interval& i = found->second;
-    if (raw(address) > i.last || (i.entry.allowed & needed) == 0) return {};
-    return {i.entry.host + (raw(address) - found->first),
-            std::min(length, i.last - raw(address) + 1)};
+void rival_lru(benchmark::State& state) {
+    lru_list list{static_cast<std::size_t>(state.range(0)), static_cast<unsigned>(state.range(2))};
+    others(
+        state,
+        [&](std::uint64_t address, unsigned, const flat_entry& e) {
+            list.fill(address, first_space, e);
+        },
+        [&](iova address) { return list.lookup(address, first_space, bytes_asked, 1).host; });
 }
-
 void rival_intervals(benchmark::State& state) {
     interval_map map;
-    for (std::uint64_t i = 0; i < static_cast<std::uint64_t>(state.range(0)); ++i) {
-        const std::uint64_t base = bench::first_page + i * 4096;
-        map[base] = {base + 4095, {backing() + i % 1024 * 4096, i, 1}};
-    }
-    run(state, [&](iova address) { return interval_lookup(map, address, bytes_asked, 1).host; });
+    others(
+        state,
+        [&](std::uint64_t address, unsigned size_log2, const flat_entry& e) {
+            map.fill(address, size_log2, e);
+        },
+        [&](iova address) { return map.lookup(address, bytes_asked, 1).host; });
 }
 
-void every_size(benchmark::internal::Benchmark* b) {
+void sizes(benchmark::internal::Benchmark* b, std::initializer_list<std::int64_t> pages,
+           unsigned size_log2) {
     for (const int random : {0, 1}) {
-        for (const int pages : {1, 64, 4096, 65536}) {
-            if (pages != 1 || random == 0) b->Args({pages, random});
+        for (const std::int64_t n : pages) {
+            if (n != 1 || random == 0) b->Args({n, random, size_log2});
         }
     }
 }
-
-using usual_tlb = set_associative<64, 8>;
+/// What the usual TLB holds, what only the large one does, and both.
+void usual(benchmark::internal::Benchmark* b) {
+    sizes(b, {1, 64, 4096}, page_log2);
+    sizes(b, {64, 4096}, block_log2);
+}
+void large(benchmark::internal::Benchmark* b) {
+    sizes(b, {65536}, page_log2);
+    sizes(b, {65536}, block_log2);
+}
+void all(benchmark::internal::Benchmark* b) {
+    usual(b);
+    large(b);
+}
 
 } // namespace
 
-BENCHMARK(floor_array)->Apply(every_size);
-BENCHMARK(hit<>)->Apply(every_size);
-BENCHMARK(hit_held)->Apply(every_size);
-BENCHMARK(rival_hash)->Apply(every_size);
-BENCHMARK(rival_intervals)->Apply(every_size);
-BENCHMARK(hit<usual_tlb>)->Args({64, 1});
-BENCHMARK(hit<large_tlb, fenced>)->Args({64, 1});
-BENCHMARK(hit<large_tlb, alone>)->Args({64, 1});
+BENCHMARK(floor_array)->Apply(all);
+BENCHMARK_TEMPLATE(hit, stage1_options, stages::first, usual_tlb)->Apply(usual);
+BENCHMARK_TEMPLATE(hit, full_options, stages::first, usual_tlb)->Apply(usual);
+BENCHMARK_TEMPLATE(hit, full_options, stages::both, usual_tlb)->Apply(usual);
+BENCHMARK_TEMPLATE(hit, stage1_options, stages::first, large_tlb)->Apply(large);
+BENCHMARK_TEMPLATE(hit, full_options, stages::first, large_tlb)->Apply(large);
+BENCHMARK_TEMPLATE(hit, full_options, stages::both, large_tlb)->Apply(large);
+BENCHMARK(rival_hash)->Apply(all);
+BENCHMARK(rival_lru)->Apply(all);
+BENCHMARK(rival_intervals)->Apply(all);
+// What parts of it cost: no guard each time, a fence per guard, no threads at all.
+BENCHMARK(hit_held)->Args({64, 1, page_log2});
+BENCHMARK(hit_mixed)->Args({64, 1, page_log2});
+BENCHMARK_TEMPLATE(hit, fenced, stages::first, usual_tlb)->Args({64, 1, page_log2});
+BENCHMARK_TEMPLATE(hit, alone, stages::first, usual_tlb)->Args({64, 1, page_log2});

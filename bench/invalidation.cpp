@@ -1,0 +1,276 @@
+/// Claim: forgetting an address space, a virtual machine, a stream or everything costs the same
+/// whether 256 or 65,536 entries are cached, and so does forgetting one page.
+///
+/// Each is one command, put into the queue and rung for, without CMD_SYNC; `stream` is the host's
+/// own call.
+///   nothing_matches  the TLB stays full: another ASID, VMID, stream or page is named
+///   all_match        everything cached goes; it is put back, untimed, before the next
+///   one_matches      CMD_TLBI_NH_VA of a cached page
+///   rival_...        what a hash table and an LRU list behind a mutex need for the same; no queue
+/// Argument: entries cached. After all_match and one_matches an access must miss.
+#include "measure.hpp"
+
+using namespace vm_accel;
+using namespace bench;
+
+namespace {
+
+constexpr std::uint64_t batch = 64;
+constexpr std::uint16_t other_space = 0x77;
+
+using device_type = mapped_device<large_tlb, stage1_options>;
+
+device_type& device() {
+    static device_type one;
+    return one;
+}
+auto& port() {
+    static auto one = [] {
+        auto made = device().attach();
+        device().map(65536);
+        return made;
+    }();
+    return one;
+}
+bool touch(std::uint64_t page) {
+    auto guard = port().open();
+    return guard.translate(iova{first_page + (page << page_log2)}, bytes_asked, access::read)
+        .is_span();
+}
+/// What was decoded and forgotten is given back when a CMD_SYNC has waited, as drivers always do.
+void synchronise() { device().send({spec::cmd_sync(spec::sync_signal::SIG_NONE)}); }
+
+/// The first `entries` pages are cached, and nothing else.
+void fill(benchmark::State& state, std::uint64_t entries) {
+    (void)port();
+    synchronise();
+    if (!device().iommu().invalidate_tlb()) state.SkipWithError("could not be emptied");
+    for (std::uint64_t i = 0; i < entries; ++i) {
+        if (!touch(i)) state.SkipWithError("a page was refused");
+    }
+}
+/// Whether `expected` of the pages are not cached any more, but for a few that share a set with
+/// what else is cached. They are afterwards.
+void expect_misses(benchmark::State& state, std::uint64_t entries, std::uint64_t expected) {
+    constexpr std::uint64_t few = 32;
+    const std::uint64_t before = device().iommu().stats().misses;
+    for (std::uint64_t i = 0; i < entries; ++i)
+        touch(i);
+    const std::uint64_t missed = device().iommu().stats().misses - before;
+    if (missed > expected + few || missed + few < expected)
+        state.SkipWithError("an invalidation removed more or less than it names");
+    synchronise();
+}
+std::uint64_t entries_of(const benchmark::State& state) {
+    return static_cast<std::uint64_t>(state.range(0));
+}
+
+/// Putting entries back takes the code of commands out of the processor's caches; the guest's next
+/// command, of the many that it sends, does not find that. Entries are left where they are.
+void warm_up() {
+    for (int i = 0; i < 4; ++i)
+        device().send({spec::tlbi_nh_asid(vmid{0}, asid{other_space})});
+}
+
+template <class Command>
+void nothing_matches(benchmark::State& state, Command command) {
+    const std::uint64_t entries = entries_of(state);
+    fill(state, entries);
+    std::uint64_t n = 0;
+    for (auto _ : state)
+        device().send({command(n++)});
+    if (!device().is_done()) state.SkipWithError("not every command was executed");
+    expect_misses(state, entries, 0);
+}
+template <class Command>
+void all_match(benchmark::State& state, Command command) {
+    const std::uint64_t entries = entries_of(state);
+    fill(state, entries);
+    stopwatch watch{state};
+    for (auto _ : state) {
+        warm_up();
+        watch.start();
+        device().send({command(0)});
+        watch.stop();
+        expect_misses(state, entries, entries);
+    }
+    if (!device().is_done()) state.SkipWithError("not every command was executed");
+}
+
+constexpr auto asid_of_another = [](std::uint64_t) {
+    return spec::tlbi_nh_asid(vmid{0}, asid{other_space});
+};
+constexpr auto asid_of_all = [](std::uint64_t) {
+    return spec::tlbi_nh_asid(vmid{0}, asid{first_space});
+};
+constexpr auto vmid_of_all = [](std::uint64_t) { return spec::tlbi_nh_all(vmid{0}); };
+constexpr auto everything = [](std::uint64_t) { return spec::tlbi_nsnh_all(); };
+constexpr auto page_of_another = [](std::uint64_t n) {
+    return spec::tlbi_nh_va(vmid{0}, asid{other_space}, iova{first_page + (n % 256 << page_log2)},
+                            true);
+};
+/// 512 pages in one command.
+constexpr auto range_of_another = [](std::uint64_t) {
+    return spec::tlbi_nh_va(vmid{0}, asid{other_space}, iova{first_page}, true,
+                            {.num = 15, .scale = 5, .tg = 1, .ttl = 3});
+};
+
+void one_matches(benchmark::State& state) {
+    const std::uint64_t entries = entries_of(state);
+    fill(state, entries);
+    stopwatch watch{state};
+    std::uint64_t next = 0;
+    for (auto _ : state) {
+        const std::uint64_t first = next;
+        warm_up();
+        watch.start();
+        for (std::uint64_t i = 0; i < batch; ++i, ++next) {
+            device().send(
+                {spec::tlbi_nh_va(vmid{0}, asid{first_space},
+                                  iova{first_page + (next % entries << page_log2)}, true)});
+        }
+        watch.stop(batch);
+        const std::uint64_t before = device().iommu().stats().misses;
+        for (std::uint64_t i = first; i < next; ++i)
+            touch(i % entries);
+        if (device().iommu().stats().misses - before != batch)
+            state.SkipWithError("a page was still cached");
+    }
+}
+/// The host's own call, for one StreamID: of another stream, and of the one that has cached all.
+void stream_of_another(benchmark::State& state) {
+    static auto other = device().attach();
+    const std::uint64_t entries = entries_of(state);
+    fill(state, entries);
+    device().map(1, block_log2);
+    const auto use = [&] { // else its configuration would not be known, and all would go
+        auto guard = other.open();
+        if (!guard.translate(iova{first_block}, bytes_asked, access::read).is_span())
+            state.SkipWithError("a block was refused");
+    };
+    stopwatch watch{state};
+    for (auto _ : state) {
+        use();
+        watch.start();
+        const bool done = device().iommu().invalidate_tlb(other.stream()).has_value();
+        watch.stop();
+        if (!done) state.SkipWithError("refused");
+        synchronise();
+    }
+    expect_misses(state, entries, 0);
+}
+void stream_of_all(benchmark::State& state) {
+    const std::uint64_t entries = entries_of(state);
+    fill(state, entries);
+    stopwatch watch{state};
+    for (auto _ : state) {
+        warm_up();
+        watch.start();
+        const bool done = device().iommu().invalidate_tlb(port().stream()).has_value();
+        watch.stop();
+        if (!done) state.SkipWithError("refused");
+        expect_misses(state, entries, entries);
+    }
+}
+
+template <class Table, class Fill, class Invalidate>
+void rival(benchmark::State& state, Table& table, bool all_go, Fill fill_in, Invalidate forget) {
+    const auto entries = static_cast<std::uint64_t>(state.range(0));
+    const auto refill = [&] {
+        for (std::uint64_t i = 0; i < entries; ++i)
+            fill_in(table, first_page + (i << page_log2));
+    };
+    refill();
+    stopwatch watch{state};
+    for (auto _ : state) {
+        watch.start();
+        forget(table);
+        watch.stop();
+        if (all_go) refill();
+    }
+}
+void rival_hash(benchmark::State& state) {
+    hash_by_level table{static_cast<std::size_t>(state.range(0))};
+    const bool all_go = state.range(1) != 0;
+    rival(
+        state, table, all_go,
+        [](hash_by_level& t, std::uint64_t a) {
+            t.fill(a, page_log2, first_space, {nullptr, a, 1});
+        },
+        [&](hash_by_level& t) { t.invalidate_space(all_go ? first_space : other_space); });
+}
+void rival_lru(benchmark::State& state) {
+    lru_list list{static_cast<std::size_t>(state.range(0)), page_log2};
+    const bool all_go = state.range(1) != 0;
+    rival(
+        state, list, all_go,
+        [](lru_list& t, std::uint64_t a) { t.fill(a, first_space, {nullptr, a, 1}); },
+        [&](lru_list& t) { t.invalidate_space(all_go ? first_space : other_space); });
+}
+
+void plain(benchmark::internal::Benchmark* b) { b->Arg(256)->Arg(4096)->Arg(65536); }
+/// What takes long to put back is measured fewer times.
+template <class Register>
+void few(Register benchmark_of) {
+    benchmark_of(256, 400);
+    benchmark_of(4096, 100);
+    benchmark_of(65536, 10);
+}
+template <class Command>
+void all_of(const char* name, Command command) {
+    few([&](std::int64_t entries, std::int64_t times) {
+        benchmark::RegisterBenchmark(name,
+                                     [=](benchmark::State& state) { all_match(state, command); })
+            ->Arg(entries)
+            ->Iterations(times)
+            ->UseManualTime();
+    });
+}
+template <class Command>
+void none_of(const char* name, Command command) {
+    benchmark::RegisterBenchmark(name, [=](benchmark::State& state) {
+        nothing_matches(state, command);
+    })->Apply(plain);
+}
+void rivals(const char* name, void (*run)(benchmark::State&)) {
+    for (const int all_go : {0, 1}) {
+        few([&](std::int64_t entries, std::int64_t times) {
+            benchmark::RegisterBenchmark(name, run)
+                ->Args({entries, all_go})
+                ->Iterations(times)
+                ->UseManualTime();
+        });
+    }
+}
+
+} // namespace
+
+int main(int argc, char** argv) {
+    none_of("asid/nothing_matches", asid_of_another);
+    all_of("asid/all_match", asid_of_all);
+    all_of("vmid/all_match", vmid_of_all);
+    all_of("all/all_match", everything);
+    benchmark::RegisterBenchmark("stream/nothing_matches", stream_of_another)
+        ->Apply(plain)
+        ->UseManualTime();
+    few([](std::int64_t entries, std::int64_t times) {
+        benchmark::RegisterBenchmark("stream/all_match", stream_of_all)
+            ->Arg(entries)
+            ->Iterations(times)
+            ->UseManualTime();
+    });
+    none_of("page/nothing_matches", page_of_another);
+    few([](std::int64_t entries, std::int64_t times) {
+        benchmark::RegisterBenchmark("page/one_matches", one_matches)
+            ->Arg(entries)
+            ->Iterations(times)
+            ->UseManualTime();
+    });
+    none_of("512_pages/nothing_matches", range_of_another);
+    rivals("rival_hash", rival_hash);
+    rivals("rival_lru", rival_lru);
+    benchmark::Initialize(&argc, argv);
+    if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 1;
+    benchmark::RunSpecifiedBenchmarks();
+    return 0;
+}
