@@ -1,7 +1,8 @@
-// Torn entries: threads fill and look up in one set, with addresses that a guest
-// has chosen so that the halves of two entries make the tag of a third.
+// TLBs under threads. Torn entries: threads fill and look up in one set, with addresses that a
+// guest has chosen so that the halves of two entries make the tag of a third.
+#include "smmu/tlb_every_policy.hpp"
+
 #include <vm_accel/guest/copy.hpp>
-#include <vm_accel/smmu/caches/set_associative.hpp>
 
 #include <catch2/catch.hpp>
 
@@ -18,12 +19,20 @@ using namespace vm_accel;
 namespace {
 
 // One set and fewer ways than entries, so that they overwrite each other.
-using policies = std::tuple<set_associative<1, 1>, set_associative<1, 2>>;
+using policies = std::tuple<
+    set_associative<1, 1>, set_associative<1, 2>, set_associative<1, 2, lru>,
+    set_associative<1, 2, tree_plru>, set_duelling<2, 1>, fully_associative<2>,
+    fully_associative<2, ::vm_accel::clock>, two_level<direct_mapped<1>, set_associative<1, 2>>,
+    two_level<direct_mapped<1>, fully_associative<2>>, partitioned<set_associative<1, 1>, 2>,
+    partitioned<set_associative<1, 2>, 2, by_vmid>,
+    prefetching<set_associative<1, 2>, constant_stride<>>>;
 
 #if VM_ACCEL_THREAD_SANITIZER
-constexpr unsigned lookups = 100'000;
+constexpr unsigned lookups = 50'000;
+constexpr std::uint64_t changes = 3'000;
 #else
-constexpr unsigned lookups = 2'000'000;
+constexpr unsigned lookups = 500'000;
+constexpr std::uint64_t changes = 40'000;
 #endif
 
 // An entry's tag is two words, its address and its context. Entry n has address
@@ -47,7 +56,7 @@ tlb_entry entry_of(unsigned n) {
 } // namespace
 
 TEMPLATE_LIST_TEST_CASE("TLB: a torn entry is never used", "[concurrent][tlb]", policies) {
-    auto tlb = std::make_unique<TestType>();
+    auto tlb = std::make_unique<tlb_tests::tlb_model<TestType>>();
     std::atomic<bool> stop{false};
     std::atomic<unsigned> filled{0};
     std::atomic<unsigned> hits{0};
@@ -100,5 +109,67 @@ TEMPLATE_LIST_TEST_CASE("TLB: a torn entry is never used", "[concurrent][tlb]", 
         t.join();
     CHECK(forged.load() == 0);
     CHECK(mixed.load() == 0);
+    CHECK(hits.load() > 0);
+}
+
+// The promise that invalidations make, kept by every policy and every mix of them:
+// device threads walk and fill without pause, one thread changes the "tables" and
+// invalidates.
+TEMPLATE_LIST_TEST_CASE("TLB: what was invalidated is found no more", "[concurrent][tlb]",
+                        policies) {
+    constexpr unsigned pages = 3;
+    auto tlb = std::make_unique<tlb_tests::tlb_model<TestType>>();
+    std::array<std::atomic<std::uint64_t>, pages> table{};  // where each page is mapped
+    std::array<std::atomic<std::uint64_t>, pages> oldest{}; // what may still be used
+    std::atomic<bool> stop{false};
+    std::atomic<unsigned> stale{0};
+    std::atomic<std::uint64_t> hits{0};
+
+    const auto key_of = [](unsigned p) {
+        return tlb_key{address[0] + p * 0x1000, context[p % 2], 1ULL << 12};
+    };
+    const auto access = [&](unsigned p) {
+        const std::uint64_t least = oldest[p].load(std::memory_order_seq_cst);
+        if (const auto hit = tlb->lookup(key_of(p))) {
+            if (hit->output >> 12 < least) stale.fetch_add(1, std::memory_order_relaxed);
+            hits.fetch_add(1, std::memory_order_relaxed);
+            return;
+        }
+        const fill_ticket ticket = tlb->begin_fill({key_of(p).address, 0, 0});
+        tlb_entry e = entry_of(0);
+        e.base = key_of(p).address;
+        e.context = key_of(p).context;
+        e.tag = {stream_world::ns_el1, vmid{static_cast<std::uint16_t>(p % 2)}, asid{1}};
+        e.output = table[p].load(std::memory_order_seq_cst) << 12;
+        tlb->fill(ticket, e);
+    };
+    std::vector<std::thread> devices;
+    for (unsigned d = 0; d < 2; ++d) {
+        devices.emplace_back([&, d] {
+            for (unsigned n = d; !stop.load(std::memory_order_relaxed); ++n)
+                access(n % pages);
+        });
+    }
+    while (hits.load() == 0)
+        std::this_thread::yield();
+    std::uint64_t last = 1;
+    for (; last < changes; ++last) {
+        const auto p = static_cast<unsigned>(last % pages);
+        table[p].store(last, std::memory_order_seq_cst);
+        const tlb_key key = key_of(p);
+        const vmid vm{static_cast<std::uint16_t>(p % 2)};
+        tlb->invalidate(
+            last % 8 == 0 ? invalidation_scope::all()
+                          : invalidation_scope::addresses({stream_world::ns_el1, vm, asid{1}},
+                                                          key.address, key.address + 0xfff, true));
+        oldest[p].store(last, std::memory_order_seq_cst);
+        for (unsigned look = 0; look < 3; ++look)
+            access(p);
+        if (last % 1024 == 0) std::this_thread::yield();
+    }
+    stop = true;
+    for (std::thread& t : devices)
+        t.join();
+    CHECK(stale.load() == 0);
     CHECK(hits.load() > 0);
 }
