@@ -1,0 +1,107 @@
+/// Claim: a hit costs about the same with every set-associative policy, and what the other policies
+/// cost more buys something that can be measured.
+///
+///   floor    array look-up with length and permission check, not inlined
+///   hit      64 or 4,096 pages in random order; every TLB has room for 8,192 entries or more
+///   streams  65,536 pages in ascending order, more than any of them holds: what a miss costs, and
+///            what prefetching saves
+/// What shares of other traces hit is examples/policy_lab's to say.
+#include "measure.hpp"
+
+#include <vm_accel/smmu/caches/direct_mapped.hpp>
+#include <vm_accel/smmu/caches/duelling.hpp>
+#include <vm_accel/smmu/caches/fully_associative.hpp>
+#include <vm_accel/smmu/caches/partitioned.hpp>
+#include <vm_accel/smmu/caches/prefetching.hpp>
+#include <vm_accel/smmu/caches/two_level.hpp>
+
+using namespace vm_accel;
+using namespace bench;
+
+namespace {
+
+constexpr std::uint64_t most_pages = 65536;
+
+template <class Tlb>
+struct setting {
+    setting() : port(device.attach()) { device.map(most_pages); }
+    mapped_device<Tlb> device;
+    typename mapped_device<Tlb>::port_type port;
+};
+template <class Tlb>
+setting<Tlb>& the() {
+    static setting<Tlb> one;
+    if (!one.device.iommu().invalidate_tlb())
+        throw std::runtime_error{"the TLB could not be emptied"};
+    return one;
+}
+template <class Tlb>
+void go(benchmark::State& state, setting<Tlb>& s, bool shuffled) {
+    go_round(
+        state, addresses(static_cast<std::uint64_t>(state.range(0)), shuffled), page_log2,
+        [&](iova address) {
+            auto guard = s.port.open();
+            return guard.translate(address, bytes_asked, access::read).host();
+        },
+        [&](std::uint64_t output) { return s.device.host_of(output); });
+}
+template <class Tlb>
+void hit(benchmark::State& state) {
+    auto& s = the<Tlb>();
+    const only_hits check{state, s.device.iommu(), static_cast<std::uint64_t>(state.range(0))};
+    go(state, s, true);
+}
+template <class Tlb>
+void streams(benchmark::State& state) {
+    auto& s = the<Tlb>();
+    const smmu_statistics before = s.device.iommu().stats();
+    go(state, s, false);
+    smmu_statistics during = s.device.iommu().stats();
+    during.hits -= before.hits;
+    during.misses -= before.misses;
+    state.counters["hit_rate"] = during.hit_rate();
+}
+
+void floor_array(benchmark::State& state) {
+    auto& s = the<usual_tlb>();
+    const auto pages = static_cast<std::uint64_t>(state.range(0));
+    flat_table table{first_page, page_log2, pages};
+    for (std::uint64_t i = 0; i < pages; ++i) {
+        const std::uint64_t output = output_of(i, page_log2);
+        table.fill(first_page + (i << page_log2), {s.device.host_of(output), output, 1});
+    }
+    go_round(
+        state, addresses(pages, true), page_log2,
+        [&](iova address) { return table.lookup(address, bytes_asked, 1).host; },
+        [&](std::uint64_t output) { return s.device.host_of(output); });
+}
+
+template <class Tlb>
+void add(const std::string& name) {
+    if constexpr (Tlb::capacity != 0)
+        benchmark::RegisterBenchmark(("hit/" + name).c_str(), hit<Tlb>)->Arg(64)->Arg(4096);
+    benchmark::RegisterBenchmark(("streams/" + name).c_str(), streams<Tlb>)->Arg(most_pages);
+}
+
+} // namespace
+
+int main(int argc, char** argv) {
+    benchmark::RegisterBenchmark("floor", floor_array)->Arg(64)->Arg(4096);
+    add<set_associative<1024, 8, vm_accel::clock>>("set_associative, clock");
+    add<set_associative<1024, 8, fifo>>("set_associative, fifo");
+    add<set_associative<1024, 8, lru>>("set_associative, lru");
+    add<set_associative<1024, 8, tree_plru>>("set_associative, tree_plru");
+    add<set_associative<1024, 8, vm_accel::random>>("set_associative, random");
+    add<set_duelling<1024, 8>>("set_associative, duelling_clock");
+    add<direct_mapped<8192>>("direct_mapped");
+    add<fully_associative<8192>>("fully_associative, lru");
+    add<two_level<set_associative<16, 4>, usual_tlb>>("two_level");
+    add<partitioned<usual_tlb, 4>>("partitioned");
+    add<prefetching<usual_tlb, next_page<>>>("prefetching, next_page");
+    add<prefetching<usual_tlb, constant_stride<>>>("prefetching, constant_stride");
+    add<no_tlb>("no_tlb");
+    benchmark::Initialize(&argc, argv);
+    if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 1;
+    benchmark::RunSpecifiedBenchmarks();
+    return 0;
+}
