@@ -116,7 +116,7 @@ struct bench {
         const auto asked =
             request::from(who, address | flags | spec::GATOS_ADDR::TYPE::in_place(stage));
         watched view{*this, !asked.updates_inhibited};
-        return {address_translation<F, watched>{view, registers}.run(asked)};
+        return {address_translation<F, watched, watched>{view, view, registers}.run(asked)};
     }
 
     /// What guest_tables does for a request that must not write.

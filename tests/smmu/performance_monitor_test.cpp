@@ -519,3 +519,58 @@ TEST_CASE("ATS requests and translated transactions are counted", "[smmu][pmcg]"
     CHECK(g.mmio_read(pmcg::EVCNTR0 + 8, 8) == 1);
     CHECK(g.mmio_read(pmcg::EVCNTR0 + 16, 8) == 3);
 }
+
+TEST_CASE("accesses to tables are counted, whoever they are for", "[smmu][pmcg]") {
+    guest::machine<set_associative<16, 2>, everything> m;
+    m.start();
+    (void)m.iommu()
+        .attach_device("gpu", m.all_of_ram, stream_id{0x10}, attach_options{.ats = true})
+        .value();
+    const std::uint64_t root = m.stage1_stream(0x10, 1);
+    m.store64(m.ste_address(0x10) + 8, 1ULL << spec::ste::EATS::low);
+    m.command(spec::cmd_cfgi_ste(stream_id{0x10}, true));
+    m.sync();
+    m.map(root, 0x1000, guest::ram + 0x80'0000);
+    auto g = m.iommu().performance_monitor();
+    for (const std::uint64_t n : {0U, 1U, 2U, 3U, 4U}) {
+        g.mmio_write(pmcg::EVTYPER0 + 4 * n, 4, (n + 1) | 1U << 29);
+        g.mmio_write(pmcg::SMR0 + 4 * n, 4, 0xffff'ffff);
+        g.mmio_write(pmcg::EVCNTR0 + 8 * n, 8, 0);
+    }
+    g.mmio_write(pmcg::CNTENSET0, 8, 0x1f);
+    g.mmio_write(pmcg::CR, 4, 1);
+    using five = std::array<std::uint64_t, 5>; // events 1 to 5
+    const auto counted = [&] {
+        five all{};
+        for (std::size_t n = 0; n < all.size(); ++n)
+            all[n] = g.mmio_read(pmcg::EVCNTR0 + 8 * n, 8);
+        return all;
+    };
+    auto port = m.iommu().make_port("gpu").value();
+    // A translation request misses both caches: it asks none. Four levels, and
+    // level-1 descriptor, STE and CD.
+    CHECK(port.ats_translate({.address = iova{0x1000}}).read);
+    CHECK(counted() == five{1, 1, 1, 4, 3});
+    // Prefetches and ATOS are no transactions.
+    spec::command prefetch = spec::cmd_prefetch_config(stream_id{0x10});
+    set<spec::command::Opcode>(prefetch,
+                               static_cast<std::uint64_t>(spec::opcode::CMD_PREFETCH_ADDR));
+    set<spec::CMD_PREFETCH::Address>(prefetch, 0x1000 >> spec::CMD_PREFETCH::Address::low);
+    m.command(prefetch);
+    m.sync();
+    CHECK(counted() == five{1, 1, 1, 8, 6});
+    m.command(prefetch); // there already
+    m.sync();
+    CHECK(counted() == five{1, 1, 1, 8, 6});
+    m.write64(spec::reg::GATOS_SID, 0x10);
+    m.write64(spec::reg::GATOS_ADDR, 0x1000 | 1U << 8 | 1U << 10); // a read, stage 1
+    m.write32(spec::reg::GATOS_CTRL, 1);
+    CHECK((m.iommu().mmio_read(spec::reg::GATOS_PAR, 8) & 1) == 0);
+    CHECK(counted() == five{1, 1, 1, 12, 9});
+    // A translated access has its STE looked at.
+    m.write32(spec::reg::CR0, m.read32(spec::reg::CR0) & ~1U);
+    m.write32(spec::reg::CR0, m.read32(spec::reg::CR0) | 1U | 1U << 4); // ATSCHK
+    std::array<std::byte, 4> bytes{};
+    CHECK(port.read(iova{guest::ram + 0x80'0000}, bytes, {.translated = true}));
+    CHECK(counted() == five{2, 1, 2, 12, 11});
+}

@@ -391,6 +391,37 @@ TEST_CASE("what is held back tries again after a return to an earlier state", "[
     CHECK(port.decision(held_back) == stall_decision::retry);
 }
 
+TEST_CASE("restored accesses are the device's, and go with it or its last port", "[smmu][stall]") {
+    bench m;
+    std::optional first{m.port()};
+    std::array<stall_ticket, bound> tickets{};
+    for (unsigned i = 0; i < bound; ++i)
+        tickets[i] = m.stalled(*first, i);
+    std::vector<std::byte> state(m.iommu().saved_state_size());
+    REQUIRE(m.iommu().save(state));
+    REQUIRE(m.iommu().restore(state));
+    // Any of its ports may ask; a port that goes while there are others takes nothing.
+    std::optional second{m.port()};
+    first.reset();
+    CHECK(second->decision(tickets[0]) == stall_decision::pending);
+    CHECK(m.stalled(*second, 50).held_back);
+    const bool decided = GENERATE(false, true); // though nobody asks any more
+    if (decided) m.resume(sid, tickets[0].tag, retry);
+    if (GENERATE(false, true)) {
+        second.reset();
+    } else {
+        REQUIRE(m.iommu().detach_device("disk"));
+        CHECK(second->decision(tickets[0]) == stall_decision::aborted);
+        second.reset();
+        (void)m.iommu().attach_device("disk", m.all_of_ram, stream_id{sid}).value();
+    }
+    auto third = m.port();
+    for (unsigned i = 0; i < bound; ++i) {
+        CHECK(third.decision(tickets[i]) == stall_decision::aborted);
+        CHECK_FALSE(m.stalled(third, 60 + i).held_back);
+    }
+}
+
 TEST_CASE("a stalled access holds no guard: CMD_SYNC completes", "[smmu][stall]") {
     bench m;
     auto port = m.port();

@@ -159,7 +159,9 @@ struct smmu_assembly {
                                     port_counters& port_share, translation_fault& fault) noexcept {
         if constexpr (F.ats) {
             if (asked.translated) {
-                const outcome answer = ats_by().access_translated(record.subject, asked, fault);
+                auto translation = ats_by();
+                const outcome answer = translation.access_translated(record.subject, asked, fault);
+                translation.cost().add_to(port_share);
                 if (!answer.is_fault()) port_share.translated_transactions.add();
                 return answer;
             }
@@ -230,6 +232,9 @@ struct smmu_assembly {
     }
     [[nodiscard]] stall_decision wait(stall_ticket ticket) noexcept { return stalls.wait(ticket); }
     void note_write(pa address, std::uint64_t bytes) noexcept {
+    void release_restored_stalls(stream_id stream) noexcept {
+        if constexpr (F.stalls) stalls.release_restored(stream);
+    }
         memory->note_write(address, bytes);
     }
     [[nodiscard]] bool deliver_message(stream_id stream, pa address, std::uint32_t data) noexcept {
@@ -241,9 +246,12 @@ struct smmu_assembly {
             registers.records_ats_errors()};
     }
     [[nodiscard]] ats_completion ats_translate(const attachment_record& record,
-                                               const ats_request& asked,
+                                               const ats_request& asked, port_counters& port_share,
                                                translation_fault& fault) noexcept {
-        return ats_by().translate(record.subject, asked, fault);
+        auto translation = ats_by();
+        const ats_completion answer = translation.translate(record.subject, asked, fault);
+        translation.cost().add_to(port_share);
+        return answer;
     }
     /// Passes a device's page request on, or answers it.
     void request_page(attachment_record& record, const page_request& asked) noexcept {
@@ -253,7 +261,10 @@ struct smmu_assembly {
             page_requests.push(registers, own_memory(), record.subject.stream, asked,
                                injection.overflows(output_queue::page_requests), [&]() noexcept {
                                    translation_fault fault;
-                                   const auto keeps = ats_by().keeps_pasid(record.subject, fault);
+                                   auto translation = ats_by();
+                                   const auto keeps =
+                                       translation.keeps_pasid(record.subject, fault);
+                                   record.finished += translation.cost();
                                    held.after |= this->record(fault);
                                    return keeps;
                                });
@@ -270,6 +281,8 @@ struct smmu_assembly {
         guards.release(slot);
         attachments.release_port(record);
     }
+        if (record.ports == 1 && !record.subject.detached.load(std::memory_order_relaxed))
+            release_restored_stalls(record.subject.stream);
 
     /// A record without ports that is detached goes away, and its sums with it.
     void note_leaving(const attachment_record& record) noexcept {

@@ -6,6 +6,7 @@
 #include <vm_accel/smmu/control/effects.hpp>
 #include <vm_accel/smmu/host/attachment.hpp>
 #include <vm_accel/smmu/translation/address_translation.hpp>
+#include <vm_accel/smmu/translation/counted_memory.hpp>
 #include <vm_accel/smmu/vocabulary/access.hpp>
 #include <vm_accel/smmu/vocabulary/outcome.hpp>
 
@@ -47,13 +48,16 @@ public:
         asked.substream = action.substream;
         asked.length = 0; // the configuration only
         const auto registers = [this] { return parts_.stream_registers(); };
-        parts_.translate_by().prefetch(record->subject, record->slot_for(asked), asked, registers);
+        look_up_cost cost;
+        parts_.translate_by().prefetch(record->subject, record->slot_for(asked), asked, registers,
+                                       cost);
         asked.length = 1;
         for (std::uint64_t i = 0; i < std::min(action.pages, most); ++i) {
             asked.address = iova{action.first + (i << action.stride_log2)};
             parts_.translate_by().prefetch(record->subject, record->slot_for(asked), asked,
-                                           registers);
+                                           registers, cost);
         }
+        record->finished += cost;
     }
 
     /// A device without an ATC is not told: it has nothing to forget.
@@ -120,9 +124,16 @@ public:
             if (!pending) return;
             const auto asked = address_translation_request::from(pending->sid, pending->address);
             const stream_table_registers registers = parts_.stream_registers();
+            counted_memory counted{parts_.own_memory()};
+            guest_tables structures{counted, !asked.updates_inhibited};
             guest_tables tables{parts_.own_memory(), !asked.updates_inhibited};
-            parts_.registers.atos().finish(
-                address_translation<Parts::F, decltype(tables)>{tables, registers}.run(asked));
+            address_translation<Parts::F, decltype(structures), decltype(tables)> operation{
+                structures, tables, registers};
+            parts_.registers.atos().finish(operation.run(asked));
+            if (auto* const record = parts_.attachments.find(asked.stream)) {
+                record->finished += look_up_cost{.configuration_accesses = counted.accesses(),
+                                                 .walk_accesses = tables.accesses()};
+            }
         }
     }
 

@@ -3,6 +3,7 @@
 
 #include <vm_accel/core/field.hpp>
 #include <vm_accel/guest/interrupt_sink.hpp>
+#include <vm_accel/smmu/control/id_registers.hpp>
 #include <vm_accel/smmu/control/performance_monitor.hpp>
 #include <vm_accel/smmu/host/attachment_set.hpp>
 #include <vm_accel/smmu/host/stream_totals.hpp>
@@ -51,7 +52,7 @@ public:
                                                       .stream_bits = F.stream_bits,
                                                       .ats = F.ats,
                                                       .msi = F.msi,
-                                                      .aidr = F.range_invalidation ? 2U : 1U}>;
+                                                      .aidr = id_registers<F>::release()}>;
 
     [[nodiscard]] bool allocate(const port_counters* counters, std::size_t ports) noexcept {
         return ports_.allocate(counters, ports);

@@ -195,6 +195,7 @@ public:
                 parts_.abort_stalls(stream);
                 return {};
             },
+                parts_.release_restored_stalls(stream); // asked or not: aborted
             [&]() noexcept { released = parts_.stream_ids.release(stream); });
         // A CMD_SYNC may have waited for the device's ATC.
         if (F.ats && detached) parts_.look_again();

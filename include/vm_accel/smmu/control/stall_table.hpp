@@ -26,7 +26,8 @@ namespace vm_accel::inline v0 {
 ///
 /// Threads: begin, decision and wait from device threads; the rest from the
 /// control side or any thread. Only wait() waits. A decided access keeps its
-/// place until the device has learnt of it, or release() is called for its port.
+/// place until the device has learnt of it, or release() is called for its port
+/// (release_restored() where it came with a saved state).
 template <smmu_features F>
 class stall_table {
     static constexpr std::size_t places = F.stall_max;
@@ -162,8 +163,22 @@ public:
         }
     }
 
+    /// The same for restored accesses of a stream, when its device is gone or has
+    /// no port left that could ask.
+    void release_restored(stream_id stream) noexcept {
+        for (place& p : places_) {
+            std::uint32_t state = p.state.load(std::memory_order_acquire);
+            while (phase_of(state) != phase::free &&
+                   p.port.load(std::memory_order_relaxed) == no_port &&
+                   p.stream.load(std::memory_order_relaxed) == raw(stream)) {
+                if (free(p, state)) break;
+                state = p.state.load(std::memory_order_acquire);
+            }
+        }
+    }
+
     /// See saved_state.hpp. A ticket stays good after a restore, for whoever
-    /// knows it; restored accesses belong to no port.
+    /// knows it; restored accesses are the device's, whatever port asks.
     template <class Visit>
     void visit_state(Visit& visit) noexcept {
         const std::uint32_t before = turn_.load(std::memory_order_seq_cst);
@@ -174,7 +189,7 @@ public:
             visit.require((state & phase_mask) <= static_cast<std::uint32_t>(phase::aborted) &&
                           phase_of(state) != phase::taken);
             visit(p.stream, (std::uint64_t{1} << F.stream_bits) - 1);
-            if (visit.is_loading()) p.port.store(~std::size_t{0}, std::memory_order_relaxed);
+            if (visit.is_loading()) p.port.store(no_port, std::memory_order_relaxed);
         }
         if (!visit.is_loading()) return;
         // What was held back tries again, there and here: the turn is nobody's.
@@ -205,6 +220,7 @@ private:
     };
 
     static constexpr std::uint32_t phase_mask = 7;
+    static constexpr std::size_t no_port = ~std::size_t{0}; ///< restored
 
     [[nodiscard]] static constexpr phase phase_of(std::uint32_t state) noexcept {
         return phase{state & phase_mask};

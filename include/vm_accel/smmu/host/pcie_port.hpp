@@ -52,7 +52,7 @@ public:
         translation_fault fault;
         self().counters_->ats_requests.add();
         const ats_completion answer =
-            self().device_->ats_translate(*self().attachment_, asked, fault);
+            self().device_->ats_translate(*self().attachment_, asked, *self().counters_, fault);
         if (fault.has_event()) {
             self().pending_ |= self().device_->record(fault);
             self().has_pending_ = true;

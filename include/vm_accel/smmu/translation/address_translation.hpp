@@ -76,15 +76,17 @@ struct address_translation_request {
     }
 };
 
-/// Runs operations. `Tables` must leave flags alone when the request inhibits
+/// Runs operations. `Structures` is the way to stream and CD tables, `Tables` that
+/// to translation tables; both must leave flags alone when the request inhibits
 /// updates (guest_tables). Bounded like any walk; never throws.
-template <smmu_features F, table_access Tables>
+template <smmu_features F, table_access Structures, table_access Tables>
 class address_translation {
     using request = address_translation_request;
 
 public:
-    address_translation(Tables& tables, const stream_table_registers& registers) noexcept
-        : tables_(tables), registers_(registers) {}
+    address_translation(Structures& structures, Tables& tables,
+                        const stream_table_registers& registers) noexcept
+        : structures_(structures), tables_(tables), registers_(registers) {}
 
     /// The result, as GATOS_PAR holds it.
     [[nodiscard]] std::uint64_t run(const request& asked) noexcept {
@@ -97,8 +99,8 @@ public:
             return failed_par(atos_fault::INV_REQ);
         }
         if (!registers_.enabled) return failed_par(atos_fault::INTERNAL_ERR);
-        const auto ste =
-            fetch_ste(tables_, registers_, F.stream_bits, F.two_level_stream_table, asked.stream);
+        const auto ste = fetch_ste(structures_, registers_, F.stream_bits, F.two_level_stream_table,
+                                   asked.stream);
         if (ste.event) return failed_par(code(*ste.event));
         const std::optional<stream_plan> plan =
             plan_stream<F>(ste.value, registers_.host_extensions);
@@ -110,7 +112,8 @@ public:
 
         stream_configuration configuration;
         const resolve_request who{.stream = asked.stream, .substream = asked.substream};
-        if (const auto failed = resolve_plan<F>(tables_, *plan, ste.value, who, configuration)) {
+        if (const auto failed =
+                resolve_plan<F>(structures_, *plan, ste.value, who, configuration)) {
             return refused(*failed, stage2);
         }
         const walk_request walk{configuration.canonical(asked.address), asked.needed, plain};
@@ -172,6 +175,7 @@ private:
         return failed_par(code(event), reason, event == spec::event_id::F_WALK_EABT ? 0 : ipa);
     }
 
+    Structures& structures_;
     Tables& tables_;
     const stream_table_registers& registers_;
 };

@@ -5,12 +5,14 @@
 #include <vm_accel/guest/guest_memory.hpp>
 #include <vm_accel/guest/interrupt_sink.hpp>
 #include <vm_accel/smmu/caches/configuration_cache.hpp>
+#include <vm_accel/smmu/translation/counted_memory.hpp>
 #include <vm_accel/smmu/translation/page_walker.hpp>
 #include <vm_accel/smmu/translation/stream_resolver.hpp>
 #include <vm_accel/smmu/vocabulary/ats.hpp>
 #include <vm_accel/smmu/vocabulary/fault.hpp>
 #include <vm_accel/smmu/vocabulary/features.hpp>
 #include <vm_accel/smmu/vocabulary/outcome.hpp>
+#include <vm_accel/smmu/vocabulary/statistics.hpp>
 #include <vm_accel/spec/events.hpp>
 
 #include <algorithm>
@@ -43,7 +45,9 @@ public:
                                         .has_substream = asked.has_substream,
                                         .substream = asked.substream});
         if (subject.detached.load(std::memory_order_acquire)) return {};
-        guest_tables<Memory> tables{memory_};
+        counted_memory counted{memory_};
+        const counting structures{counted, cost_};
+        guest_tables tables{counted};
         spec::ste entry;
         const std::optional<stream_plan> plan =
             find_plan(tables, subject, registers_.record_bad_stream_id, entry, fault);
@@ -64,7 +68,10 @@ public:
         if (const auto bad = resolve_plan<F>(tables, *plan, entry, who, configuration)) {
             return failed(bad->event, bad->fetch_address, fault);
         }
-        return walk(tables, configuration, asked, mode == 2, fault);
+        guest_tables<Memory> descriptors{memory_};
+        const ats_completion answer = walk(descriptors, configuration, asked, mode == 2, fault);
+        count(descriptors);
+        return answer;
     }
 
     /// An access whose address came from a translation request (3.9.1.3).
@@ -84,7 +91,9 @@ public:
         std::uint64_t length = asked.length;
         memory_attributes attributes = subject.incoming;
         if (checks_) {
-            guest_tables<Memory> tables{memory_};
+            counted_memory counted{memory_};
+            const counting structures{counted, cost_};
+            guest_tables tables{counted};
             spec::ste entry;
             const std::optional<stream_plan> plan = find_plan(tables, subject, true, entry, fault);
             if (!plan) return outcome::refused(fault.event, fault.silent);
@@ -92,8 +101,10 @@ public:
             if (plan->ats == 0) return refuse(spec::event_id::F_TRANSL_FORBIDDEN, fault);
             if constexpr (F.stage2) {
                 if (plan->ats == 2) {
-                    const auto refused =
-                        through_stage2(tables, *plan, made, address, length, attributes, fault);
+                    guest_tables<Memory> descriptors{memory_};
+                    const auto refused = through_stage2(descriptors, *plan, made, address, length,
+                                                        attributes, fault);
+                    count(descriptors);
                     if (refused) return *refused;
                 }
             }
@@ -107,7 +118,9 @@ public:
     [[nodiscard]] std::optional<bool> keeps_pasid(const translation_subject& subject,
                                                   translation_fault& fault) noexcept {
         fault = of(subject, {});
-        guest_tables<Memory> tables{memory_};
+        counted_memory counted{memory_};
+        const counting structures{counted, cost_};
+        guest_tables tables{counted};
         spec::ste entry;
         if (!registers_.enabled ||
             !find_plan(tables, subject, registers_.record_bad_stream_id, entry, fault)) {
@@ -116,7 +129,31 @@ public:
         return get<spec::ste::PPAR>(entry) != 0;
     }
 
+    /// Of the calls so far.
+    [[nodiscard]] const look_up_cost& cost() const noexcept { return cost_; }
+
 private:
+    /// Takes down what has been read of stream and CD tables when it goes.
+    class counting {
+    public:
+        counting(const counted_memory<Memory>& memory, look_up_cost& cost) noexcept
+            : memory_(memory), cost_(cost) {}
+        counting(const counting&) = delete;
+        counting& operator=(const counting&) = delete;
+        ~counting() {
+            cost_.configuration_accesses += memory_.accesses();
+            cost_.configuration_missed = cost_.configuration_accesses != 0;
+        }
+
+    private:
+        const counted_memory<Memory>& memory_;
+        look_up_cost& cost_;
+    };
+    void count(const guest_tables<Memory>& walked) noexcept {
+        cost_.walked = true;
+        cost_.walk_accesses += walked.accesses();
+    }
+
     [[nodiscard]] static translation_fault of(const translation_subject& subject,
                                               const transaction& made) noexcept {
         translation_fault f;
@@ -144,10 +181,10 @@ private:
 
     /// The stream's STE. Nullopt = there is none that is legal, and the fault
     /// says why: such errors are recorded with CR2.REC_CFG_ATS only.
-    [[nodiscard]] std::optional<stream_plan> find_plan(guest_tables<Memory>& tables,
-                                                       const translation_subject& subject,
-                                                       bool record_bad_stream_id, spec::ste& entry,
-                                                       translation_fault& fault) noexcept {
+    template <class Tables>
+    [[nodiscard]] std::optional<stream_plan>
+    find_plan(Tables& tables, const translation_subject& subject, bool record_bad_stream_id,
+              spec::ste& entry, translation_fault& fault) noexcept {
         if (subject.managed || !registers_.enabled) {
             record(fault, spec::event_id::F_BAD_ATS_TREQ, !subject.managed);
             return std::nullopt;
@@ -341,6 +378,7 @@ private:
     stream_table_registers registers_;
     bool checks_;
     bool records_;
+    look_up_cost cost_{};
 };
 
 } // namespace vm_accel::inline v0

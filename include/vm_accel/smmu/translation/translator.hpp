@@ -12,6 +12,7 @@
 #include <vm_accel/smmu/translation/walk_memory.hpp>
 #include <vm_accel/smmu/vocabulary/fault.hpp>
 #include <vm_accel/smmu/vocabulary/outcome.hpp>
+#include <vm_accel/smmu/vocabulary/statistics.hpp>
 
 #include <algorithm>
 #include <bit>
@@ -128,13 +129,16 @@ public:
     /// under the lock without which no guard's grace period ends.
     template <class Registers>
     void prefetch(const translation_subject& subject, configuration_slot& slot,
-                  const transaction& asked, Registers&& registers) noexcept {
+                  const transaction& asked, Registers&& registers, look_up_cost& cost) noexcept {
         const stream_configuration* configuration = slot.get();
         if (configuration == nullptr) {
             const configuration_ticket ticket = slot.begin_fill();
             if (subject.detached.load(std::memory_order_acquire)) return;
             stream_configuration decoded;
-            if (decode(memory_, true, subject, asked, registers, decoded)) return;
+            counted_memory counted{memory_};
+            const auto failed = decode(counted, true, subject, asked, registers, decoded);
+            cost.configuration_accesses += counted.accesses();
+            if (failed) return;
             configuration = configurations_.publish(slot, ticket, decoded);
         }
         if (configuration == nullptr || configuration->context == nullptr ||
@@ -148,6 +152,7 @@ public:
         translation_fault unused;
         (void)miss(subject, *configuration, asked, address, needed_by(*configuration, asked),
                    tables, unused);
+        cost.walk_accesses += tables.accesses();
     }
 
 private:

@@ -22,6 +22,23 @@ struct alignas(64) port_counters {
     counter walk_accesses;           ///< reads and updates of translation tables
     counter ats_requests;            ///< ATS translation requests
     counter translated_transactions; ///< ATS translated transactions that passed
+    counter ats_walks;               ///< of those two kinds, the ones that walked tables
+};
+
+/// What a look-up without caches of its own has cost.
+struct look_up_cost {
+    bool configuration_missed = false; ///< stream and CD tables were read
+    bool walked = false;
+    std::uint64_t configuration_accesses = 0;
+    std::uint64_t walk_accesses = 0;
+
+    /// Of an ATS translation request, or an ATS translated transaction.
+    void add_to(port_counters& c) const noexcept {
+        if (configuration_missed) c.configuration_misses.add();
+        if (walked) c.ats_walks.add();
+        c.configuration_accesses.add(configuration_accesses);
+        c.walk_accesses.add(walk_accesses);
+    }
 };
 
 /// Sums of what performance monitors count, by number of the architected event
@@ -33,8 +50,14 @@ struct event_totals {
         const std::uint64_t requests = c.ats_requests.read();
         const std::uint64_t translated = c.translated_transactions.read();
         return {{0, c.hits.read() + c.misses.read() + c.unresolved.read() + requests + translated,
-                 c.misses.read(), c.configuration_misses.read(), c.walk_accesses.read(),
-                 c.configuration_accesses.read(), requests, translated}};
+                 c.misses.read() + c.ats_walks.read(), c.configuration_misses.read(),
+                 c.walk_accesses.read(), c.configuration_accesses.read(), requests, translated}};
+    }
+    /// Accesses to tables for whatever reason: here, one that is no transaction.
+    constexpr event_totals& operator+=(const look_up_cost& cost) noexcept {
+        of[4] += cost.walk_accesses;
+        of[5] += cost.configuration_accesses;
+        return *this;
     }
     constexpr event_totals& operator+=(const event_totals& other) noexcept {
         for (std::size_t i = 0; i < of.size(); ++i)
