@@ -143,27 +143,31 @@ TEMPLATE_LIST_TEST_CASE("TLB: what was invalidated is found no more", "[concurre
     const auto key_of = [](unsigned p) {
         return tlb_key{address[0] + p * 0x1000, context[p % 2], 1ULL << 12};
     };
-    const auto access = [&](unsigned p) {
-        thread_local unsigned look_by = 0;
+    const auto finds = [&](unsigned p, bool quickly) {
         const std::uint64_t least = oldest[p].load(std::memory_order_seq_cst);
-        if (const auto hit = look(*tlb, key_of(p), 0, look_by++ % 2 == 0)) {
-            if (hit->output >> 12 < least) stale.fetch_add(1, std::memory_order_relaxed);
-            hits.fetch_add(1, std::memory_order_relaxed);
-            return;
-        }
+        const auto hit = look(*tlb, key_of(p), 0, quickly);
+        if (!hit) return false;
+        if (hit->output >> 12 < least) stale.fetch_add(1, std::memory_order_relaxed);
+        hits.fetch_add(1, std::memory_order_relaxed);
+        return true;
+    };
+    const auto access = [&](unsigned p, unsigned n) {
+        if (finds(p, n % 2 == 0)) return;
         const fill_ticket ticket = tlb->begin_fill({key_of(p).address, 0, 0});
         tlb_entry e = entry_of(0);
         e.base = key_of(p).address;
         e.context = key_of(p).context;
         e.tag = {stream_world::ns_el1, vmid{static_cast<std::uint16_t>(p % 2)}, asid{1}};
         e.output = table[p].load(std::memory_order_seq_cst) << 12;
+        if (n % 16 == 0) std::this_thread::yield(); // a long walk
         tlb->fill(ticket, e);
+        (void)finds(p, false);
     };
     std::vector<std::thread> devices;
     for (unsigned d = 0; d < 2; ++d) {
         devices.emplace_back([&, d] {
             for (unsigned n = d; !stop.load(std::memory_order_relaxed); ++n)
-                access(n % pages);
+                access(n % pages, n);
         });
     }
     while (hits.load() == 0)
@@ -180,8 +184,8 @@ TEMPLATE_LIST_TEST_CASE("TLB: what was invalidated is found no more", "[concurre
                                                           key.address, key.address + 0xfff, true));
         oldest[p].store(last, std::memory_order_seq_cst);
         for (unsigned look = 0; look < 3; ++look)
-            access(p);
-        if (last % 1024 == 0) std::this_thread::yield();
+            access(p, 3 * static_cast<unsigned>(last) + look);
+        if (last % 256 == 0) std::this_thread::yield();
     }
     stop = true;
     for (std::thread& t : devices)
