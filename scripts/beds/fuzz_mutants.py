@@ -48,7 +48,7 @@ MUTANTS = [
     ("a range of a TLBI is shifted out of its type", COMMANDS,
      "if (shift >= 59 || (count << shift) - 1 > ~first) {", "if (false) {", "commands"),
     ("a command that is illegal is executed over and over", CONTROL,
-     "                out |= from.queue.stop(registers_, spec::CERROR_ILL);",
+     "                out |= queue.stop(spec::CERROR_ILL);",
      "                out.wake_poll = true;", "commands"),
     ("a look-up takes any way of a set", TLB,
      "s.way[w].context.load(std::memory_order_relaxed) == key.context) [[likely]] {",

@@ -10,6 +10,7 @@
 #include <vm_accel/os/wakeup.hpp>
 #include <vm_accel/smmu/caches/configuration_cache.hpp>
 #include <vm_accel/smmu/caches/tlb_policy.hpp>
+#include <vm_accel/smmu/control/control_mutex.hpp>
 #include <vm_accel/smmu/control/control_plane.hpp>
 #include <vm_accel/smmu/control/event_queue.hpp>
 #include <vm_accel/smmu/control/page_request_queue.hpp>
@@ -125,6 +126,10 @@ struct smmu_assembly {
     /// What commands set in motion, for the control plane.
     [[nodiscard]] executor<smmu_assembly> execute_by() noexcept {
         return executor<smmu_assembly>{*this};
+    }
+    /// Whether service() has anything to do.
+    [[nodiscard]] bool has_work() const noexcept {
+        return control.has_work() || !events.is_settled();
     }
     void service(effects& out) noexcept {
         // Events that nobody writes whose guard is open. Memory stays under the lock.
@@ -302,7 +307,6 @@ struct smmu_assembly {
             owner_.control_mutex.unlock();
             owner_.act(after);
             // Unlock, then look: and the other side stores, then tries the lock.
-            std::atomic_thread_fence(std::memory_order_seq_cst);
             if (owner_.look_wanted.load(std::memory_order_seq_cst)) owner_.look_again();
         }
         effects after{}; ///< acted on once the lock is free
@@ -318,7 +322,6 @@ struct smmu_assembly {
     void look_again() noexcept {
         look_wanted.store(true, std::memory_order_seq_cst);
         for (int round = 0; round < 4; ++round) {
-            std::atomic_thread_fence(std::memory_order_seq_cst);
             if (!look_wanted.load(std::memory_order_seq_cst)) return;
             effects out;
             {
@@ -428,7 +431,7 @@ struct smmu_assembly {
     [[no_unique_address]] std::conditional_t<
         fault_injection_type::enabled, std::optional<own_memory_type>, no_failing_memory> failing;
     os::wakeup deferred;
-    std::mutex control_mutex;
+    vm_accel::control_mutex<quiescence::concurrent> control_mutex;
     std::mutex host_mutex;
     std::atomic<bool> look_wanted{false};
     std::atomic<bool> initialized{false};

@@ -78,7 +78,9 @@ public:
         if (!is_initialized()) return 0;
         auto held = parts_.lock();
         // A driver that polls makes deferred work go on by polling.
-        if (parts_.control.read_depends_on_work(offset)) parts_.service(held.after);
+        if (parts_.control.read_depends_on_work(offset) && parts_.has_work()) {
+            parts_.service(held.after);
+        }
         parts_.strict.before_read(parts_, offset, size);
         parts_.strict.after_commands(parts_);
         return parts_.registers.read(offset, size);
@@ -93,7 +95,7 @@ public:
         parts_.strict.before_write(parts_, offset, size, value);
         parts_.control.write(offset, size, value, parts_.own_memory(), parts_.execute_by(),
                              Options::commands_per_call, held.after);
-        parts_.settle_stalls();
+        if (!parts_.control.is_command_index(offset)) parts_.settle_stalls();
         parts_.strict.after_commands(parts_);
     }
 

@@ -190,8 +190,26 @@ template <std::size_t N>
 
 static_assert(is_register_map(registers));
 
+/// Rows by their words in the first 4 KiB, where nearly all are: the number of
+/// the row and one, 0 = none.
+inline constexpr auto row_of_word = [] {
+    std::array<std::uint8_t, 1024> found{};
+    for (std::size_t i = 0; i < registers.size(); ++i) {
+        for (std::uint32_t at = registers[i].offset; at < registers[i].offset + registers[i].width;
+             at += 4) {
+            if (at < 4096) found[at / 4] = static_cast<std::uint8_t>(i + 1);
+        }
+    }
+    return found;
+}();
+static_assert(registers.size() < 255);
+
 /// The row whose bytes include `offset`; nullptr where there is no register.
 [[nodiscard]] constexpr const register_row* find_register(std::uint64_t offset) noexcept {
+    if (offset < 4096) {
+        const std::uint8_t row = row_of_word[offset / 4];
+        return row == 0 ? nullptr : &registers[row - 1U];
+    }
     std::size_t low = 0;
     std::size_t high = registers.size();
     while (low != high) {
@@ -209,5 +227,6 @@ static_assert(is_register_map(registers));
 }
 
 static_assert(find_register(0x84)->name == "STRTAB_BASE" && find_register(0x8c) == nullptr);
+static_assert(find_register(0x400c)->width == 4 && find_register(0x4010) == nullptr);
 
 } // namespace vm_accel::inline v0::spec

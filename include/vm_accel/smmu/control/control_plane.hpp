@@ -35,7 +35,7 @@ public:
           registers_(registers),
           guards_(guards) {
         for (unsigned n = 0; n < queues_.size(); ++n)
-            queues_[n].queue = command_queue<F>{n};
+            queues_[n].number = n;
     }
 
     /// False = out of memory.
@@ -51,6 +51,16 @@ public:
         if (offset >= spec::mmio_size) return (offset & 0xf) == 0xc; // ECMDQ_CONS
         const std::uint64_t at = offset & (spec::mmio_page_size - 1);
         return at == spec::reg::CMDQ_CONS || at == spec::reg::CR0ACK || at == spec::reg::GBPA;
+    }
+
+    /// CMDQ_PROD: of all that is written often, what changes commands alone.
+    [[nodiscard]] static constexpr bool is_command_index(std::uint64_t offset) noexcept {
+        return offset == spec::reg::CMDQ_PROD;
+    }
+    /// Whether service() has anything to do, guards that close aside.
+    [[nodiscard]] bool has_work() const noexcept {
+        return more_ || acknowledge_owed_ || sync_pending() || configurations_.sweep_wanted() ||
+               router_.is_asked();
     }
 
     /// A register write, and what it leads to. `out` is empty before.
@@ -91,6 +101,7 @@ public:
         }
         turn_ = (turn_ + 1) % queues_.size();
         router_.route(registers_, memory, out);
+        more_ = out.wake_poll;
     }
 
     /// Makes translations inside the scope unreachable. Constant time but for
@@ -171,7 +182,7 @@ public:
 private:
     /// A queue, and the CMD_SYNC at its head.
     struct consumer {
-        command_queue<F> queue{};
+        unsigned number = 0; ///< see command_queue
         grace_period grace{};
         bool waits = false;       ///< a CMD_SYNC waits for guards or for devices
         bool invalidated = false; ///< since the last CMD_SYNC
@@ -185,33 +196,34 @@ private:
     void consume_from(consumer& from, Memory& memory, Executor& executor, unsigned& budget,
                       effects& out) noexcept {
         const bool passed = finished(from.grace);
+        command_queue<F> queue{registers_, from.number};
         if (from.waits) {
             if (!passed || leaves_message(out)) return;
-            if (!complete_sync(from, memory, executor, out)) return;
+            if (!complete_sync(from, queue, memory, executor, out)) return;
         }
         for (; budget != 0; --budget) {
             spec::command command;
-            switch (from.queue.fetch(registers_, memory, command)) {
+            switch (queue.fetch(memory, budget, command)) {
             case command_fetch::none:
                 return;
             case command_fetch::failed:
-                out |= from.queue.stop(registers_, spec::CERROR_ABT);
+                out |= queue.stop(spec::CERROR_ABT);
                 return;
             case command_fetch::command:
                 break;
             }
             const command_action action = decode_command<F>(command, registers_.el2_host());
             if (action.what == command_action::kind::illegal) {
-                out |= from.queue.stop(registers_, spec::CERROR_ILL);
+                out |= queue.stop(spec::CERROR_ILL);
                 return;
             }
             if (action.what == command_action::kind::sync) {
                 if (leaves_message(out)) return;
-                if (!execute_sync(from, action, memory, executor, out)) return;
+                if (!execute_sync(from, queue, action, memory, executor, out)) return;
                 continue;
             }
             execute(from, action, executor, out);
-            consume(from);
+            consume(queue);
         }
         out.wake_poll = true;
     }
@@ -274,7 +286,8 @@ private:
 
     /// Starts what the CMD_SYNC waits for. True = it is complete already.
     template <guest_memory Memory, class Executor>
-    [[nodiscard]] bool execute_sync(consumer& from, const command_action& action, Memory& memory,
+    [[nodiscard]] bool execute_sync(consumer& from, command_queue<F>& queue,
+                                    const command_action& action, Memory& memory,
                                     Executor& executor, effects& out) noexcept {
         from.interrupt = action.interrupt;
         from.message = action.message;
@@ -285,24 +298,24 @@ private:
                 return false;
             }
         }
-        return complete_sync(from, memory, executor, out);
+        return complete_sync(from, queue, memory, executor, out);
     }
 
     /// Completes a CMD_SYNC whose grace period has passed, unless devices have
     /// still to answer, or one did not. CONS moves before the message is written.
     template <guest_memory Memory, class Executor>
-    [[nodiscard]] bool complete_sync(consumer& from, Memory& memory, Executor& executor,
-                                     effects& out) noexcept {
+    [[nodiscard]] bool complete_sync(consumer& from, command_queue<F>& queue, Memory& memory,
+                                     Executor& executor, effects& out) noexcept {
         const atc_progress progress = from.sent_to_atc ? executor.atc() : atc_progress::done;
         from.waits = progress == atc_progress::pending;
         if (from.waits) return false;
         from.sent_to_atc = false;
         if (progress == atc_progress::failed) {
-            out |= from.queue.stop(registers_, spec::CERROR_ATC_INV_SYNC);
+            out |= queue.stop(spec::CERROR_ATC_INV_SYNC);
             return false;
         }
         from.invalidated = owes_sync_ = false;
-        consume(from);
+        consume(queue);
         ++syncs_;
         if (!from.interrupt) return true;
         if (!from.message) {
@@ -324,8 +337,8 @@ private:
         walks_.invalidate(scope);
         tlb_.invalidate(scope);
     }
-    void consume(consumer& from) noexcept {
-        from.queue.consume(registers_);
+    void consume(command_queue<F>& queue) noexcept {
+        queue.consume();
         ++commands_;
     }
 
@@ -338,6 +351,7 @@ private:
     interrupt_router<F> router_;
     grace_period acknowledge_grace_;
     std::size_t turn_ = 0;
+    bool more_ = false; ///< the last service() left commands, or what its caller had
     bool acknowledge_owed_ = false;
     bool resetting_ = false;
     bool owes_sync_ = false;

@@ -60,6 +60,11 @@ public:
         if (lines != 0) asked_.fetch_or(lines, std::memory_order_seq_cst);
     }
 
+    /// Whether somebody asked since.
+    [[nodiscard]] bool is_asked() const noexcept {
+        return asked_.load(std::memory_order_relaxed) != 0;
+    }
+
     /// Decides about everything raised in `out` and asked for. An interrupt
     /// that has been disabled since is forgotten.
     template <guest_memory Memory>

@@ -24,6 +24,11 @@ struct queue_shape {
     [[nodiscard]] constexpr bool is_full(std::uint32_t prod, std::uint32_t cons) const noexcept {
         return (position(prod) ^ position(cons)) == std::uint32_t{1} << log2size;
     }
+    /// Entries from CONS to PROD: more than there are if a driver has PROD wrong.
+    [[nodiscard]] constexpr std::uint32_t filled(std::uint32_t prod,
+                                                 std::uint32_t cons) const noexcept {
+        return position(prod - cons);
+    }
     /// The position after `index`.
     [[nodiscard]] constexpr std::uint32_t next(std::uint32_t index) const noexcept {
         return position(position(index) + 1);
@@ -48,6 +53,7 @@ struct queue_place {
 };
 
 static_assert(queue_shape{1}.is_full(2, 0) && !queue_shape{1}.is_full(1, 0));
+static_assert(queue_shape{2}.filled(1, 6) == 3 && queue_shape{2}.filled(4, 0) == 4);
 static_assert(queue_shape{0}.is_full(1, 0) && queue_shape{0}.next(1) == 0);
 
 } // namespace vm_accel::inline v0

@@ -187,6 +187,9 @@ private:
 template <guest_memory Memory, fault_injection Injection>
 class failing_memory {
 public:
+    /// Each access is one of those that a plan counts: nothing is read ahead.
+    static constexpr bool counts_accesses = true;
+
     failing_memory(Memory& memory, Injection& injection) noexcept
         : memory_(memory), injection_(injection) {}
 
