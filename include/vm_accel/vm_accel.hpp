@@ -88,6 +88,7 @@
 #include <vm_accel/smmu/control/command_executor.hpp>
 #include <vm_accel/smmu/control/command_queue.hpp>
 #include <vm_accel/smmu/control/command_registers.hpp>
+#include <vm_accel/smmu/control/control_mutex.hpp>
 #include <vm_accel/smmu/control/control_plane.hpp>
 #include <vm_accel/smmu/control/effects.hpp>
 #include <vm_accel/smmu/control/event_queue.hpp>

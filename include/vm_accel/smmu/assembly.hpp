@@ -232,14 +232,14 @@ struct smmu_assembly {
     void abort_stalls(stream_id stream) noexcept {
         if constexpr (F.stalls) stalls.abort(stream);
     }
+    void release_restored_stalls(stream_id stream) noexcept {
+        if constexpr (F.stalls) stalls.release_restored(stream);
+    }
     [[nodiscard]] stall_decision decision(stall_ticket ticket) noexcept {
         return stalls.decision(ticket);
     }
     [[nodiscard]] stall_decision wait(stall_ticket ticket) noexcept { return stalls.wait(ticket); }
     void note_write(pa address, std::uint64_t bytes) noexcept {
-    void release_restored_stalls(stream_id stream) noexcept {
-        if constexpr (F.stalls) stalls.release_restored(stream);
-    }
         memory->note_write(address, bytes);
     }
     [[nodiscard]] bool deliver_message(stream_id stream, pa address, std::uint32_t data) noexcept {
@@ -281,13 +281,13 @@ struct smmu_assembly {
     void release_port(attachment_record& record, guard_slot& slot) noexcept {
         const auto held = lock();
         if constexpr (F.stalls) stalls.release(guards.index_of(slot));
+        if (record.ports == 1 && !record.subject.detached.load(std::memory_order_relaxed))
+            release_restored_stalls(record.subject.stream);
         performance.released(guards.index_of(slot), record);
         if (record.ports == 1) note_leaving(record);
         guards.release(slot);
         attachments.release_port(record);
     }
-        if (record.ports == 1 && !record.subject.detached.load(std::memory_order_relaxed))
-            release_restored_stalls(record.subject.stream);
 
     /// A record without ports that is detached goes away, and its sums with it.
     void note_leaving(const attachment_record& record) noexcept {

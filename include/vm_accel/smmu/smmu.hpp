@@ -195,9 +195,9 @@ public:
                 if (record->ports == 0) parts_.note_leaving(*record);
                 parts_.attachments.detach(*record, parts_.configurations);
                 parts_.abort_stalls(stream);
+                parts_.release_restored_stalls(stream); // asked or not: aborted
                 return {};
             },
-                parts_.release_restored_stalls(stream); // asked or not: aborted
             [&]() noexcept { released = parts_.stream_ids.release(stream); });
         // A CMD_SYNC may have waited for the device's ATC.
         if (F.ats && detached) parts_.look_again();
