@@ -4,6 +4,7 @@
 #include <vm_accel/guest/guest_memory.hpp>
 #include <vm_accel/guest/interrupt_sink.hpp>
 #include <vm_accel/smmu/caches/configuration_cache.hpp>
+#include <vm_accel/smmu/caches/prefetching_tlb.hpp>
 #include <vm_accel/smmu/caches/tlb_policy.hpp>
 #include <vm_accel/smmu/caches/walk_cache.hpp>
 #include <vm_accel/smmu/translation/counted_memory.hpp>
@@ -104,6 +105,11 @@ public:
         guest_tables tables{memory_};
         const outcome answer = miss(subject, *configuration, asked, address, needed, tables, fault);
         counters.walk_accesses.add(tables.accesses());
+        if constexpr (prefetching_tlb<Tlb>) {
+            if (!answer.is_fault() && configuration->context != nullptr) {
+                counters.walk_accesses.add(grant_wish(subject, *configuration, asked, address));
+            }
+        }
         return answer;
     }
 
@@ -181,6 +187,37 @@ private:
             .stream = subject.stream, .window = subject.window, .incoming = subject.incoming};
         if (asked.has_substream) request.substream = asked.substream;
         return resolve_stream<F>(tables, registers(), request, out);
+    }
+
+    /// Loads what the TLB wants after an access that missed, as far as reading
+    /// it is allowed. Gives the number of accesses to tables.
+    [[nodiscard, gnu::noinline]] std::uint64_t
+    grant_wish(const translation_subject& subject, const stream_configuration& configuration,
+               const transaction& missed, std::uint64_t address) noexcept
+        requires prefetching_tlb<Tlb>
+    {
+        const translation_context& context = *configuration.context;
+        const auto key_of = [&](std::uint64_t at) noexcept {
+            return tlb_key{at, context.tag(), context.page_sizes()};
+        };
+        const auto here = tlb_.lookup(key_of(address));
+        if (!here) return 0; // not cached: its neighbours would not be either
+        const prefetch_wish wish = tlb_.next_wanted(key_of(address), here->size_log2);
+        transaction asked = missed;
+        asked.kind = access::read;
+        asked.length = 1;
+        const unsigned count = std::min(wish.count, prefetch_wish::most_prefetches);
+        std::uint64_t accesses = 0;
+        for (unsigned i = 0; i < count; ++i) {
+            const std::uint64_t at = wish.first + i * wish.step;
+            if (tlb_.lookup(key_of(at))) continue;
+            guest_tables tables{memory_, false};
+            translation_fault unused;
+            (void)miss(subject, configuration, asked, at, needed_by(configuration, asked), tables,
+                       unused);
+            accesses += tables.accesses();
+        }
+        return accesses;
     }
 
     /// Walks the tables, checks, and fills the TLB. The ticket comes before
