@@ -297,9 +297,9 @@ struct stepped_tlb : set_associative<4, 2> {
         run(before_ticket);
         return base::begin_fill(key);
     }
-    void fill(fill_ticket ticket, const tlb_entry& entry) noexcept {
+    void fill(fill_ticket ticket, const tlb_entry& filled) noexcept {
         run(before_fill);
-        base::fill(ticket, entry);
+        base::fill(ticket, filled);
     }
     void invalidate(const invalidation_scope& scope) noexcept {
         run(before_invalidate);
