@@ -48,8 +48,7 @@ MUTANTS = [
     ("flags of stage-1 tables are written without asking stage 2", STAGE1,
      "if (regimes_.stage2_enabled && !writable_) {", "if (false) {"),
     ("S2PTW is ignored", STAGE2,
-     "request.for_table && regime.protected_tables &&\n"
-     "            is_stage2_device(*descriptor, regime.decides_types);", "false;"),
+     "is_stage2_device(*descriptor, regime.decides_types);", "false;"),
     ("a fault on a stage-1 table is reported as one on the data", STAGE2,
      "r.cls = request.for_table ? spec::fault_class::TT : spec::fault_class::IN;",
      "r.cls = spec::fault_class::IN;"),

@@ -104,16 +104,11 @@ public:
     }
 
     /// The region that holds `address`.
-    [[nodiscard]] std::optional<host_run> find(pa address) const noexcept {
-        const std::size_t used = used_.load(std::memory_order_acquire);
-        for (std::size_t i = 0; i < used; ++i) {
-            const std::optional<host_run> run = read_slot(slots_[i]);
-            if (run && raw(address) >= raw(run->base) &&
-                raw(address) - raw(run->base) < run->bytes) {
-                return run;
-            }
-        }
-        return std::nullopt;
+    [[nodiscard, gnu::always_inline]] std::optional<host_run> find(pa address) const noexcept {
+        const host_run run = region_of(address);
+        if (run.bytes == 0) [[unlikely]]
+            return std::nullopt;
+        return run;
     }
 
     [[nodiscard]] bool read(pa address, std::span<std::byte> out) const noexcept {
@@ -131,7 +126,8 @@ public:
         return done;
     }
 
-    [[nodiscard]] std::optional<std::uint64_t> load64(pa address) const noexcept {
+    [[nodiscard, gnu::always_inline]] std::optional<std::uint64_t>
+    load64(pa address) const noexcept {
         std::uint64_t* const word = aligned_word(address);
         if (word == nullptr) return std::nullopt;
         return little_endian(std::atomic_ref<std::uint64_t>{*word}.load(std::memory_order_acquire));
@@ -196,6 +192,28 @@ private:
         s.sequence.store(sequence + 2, std::memory_order_release);
     }
 
+    /// The region that holds `address`; one of no bytes if none does. A region
+    /// that comes or goes meanwhile may be passed over: what is read of a slot
+    /// has to be consistent only if it is used.
+    [[nodiscard, gnu::always_inline]] host_run region_of(pa address) const noexcept {
+        const std::size_t used = used_.load(std::memory_order_acquire);
+        for (std::size_t i = 0; i < used; ++i) {
+            const slot& s = slots_[i];
+            for (;;) {
+                const std::uint64_t before = s.sequence.load(std::memory_order_acquire);
+                const std::uint64_t base = s.base.load(std::memory_order_acquire);
+                const std::uint64_t bytes = s.bytes.load(std::memory_order_acquire);
+                if (raw(address) - base >= bytes) break;
+                std::byte* const host = s.host.load(std::memory_order_acquire);
+                if ((before & 1) == 0 && s.sequence.load(std::memory_order_relaxed) == before)
+                    [[likely]] {
+                    return {host, pa{base}, bytes};
+                }
+            }
+        }
+        return {};
+    }
+
     /// A consistent copy of a slot; nullopt when it is empty. The acquire loads
     /// keep the second look at the sequence behind the data; the release stores
     /// keep the odd sequence before it.
@@ -212,11 +230,11 @@ private:
         }
     }
 
-    [[nodiscard]] std::uint64_t* aligned_word(pa address) const noexcept {
-        if ((raw(address) & 7) != 0) return nullptr;
-        const std::optional<host_run> run = find(address);
-        if (!run) return nullptr;
-        return reinterpret_cast<std::uint64_t*>(run->host + (raw(address) - raw(run->base)));
+    [[nodiscard, gnu::always_inline]] std::uint64_t* aligned_word(pa address) const noexcept {
+        const host_run run = region_of(address);
+        if (run.bytes == 0 || (raw(address) & 7) != 0) [[unlikely]]
+            return nullptr;
+        return reinterpret_cast<std::uint64_t*>(run.host + (raw(address) - raw(run.base)));
     }
 
     /// Calls f(host, offset, n) for each piece once the whole range is known to

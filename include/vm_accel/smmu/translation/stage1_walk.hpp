@@ -27,36 +27,41 @@ public:
     stage1_descriptors(const translation_regimes& regimes, Tables& tables, Known& known) noexcept
         : regimes_(regimes), tables_(tables), known_(known) {}
 
-    /// Finds the descriptor at `at`. False = refused, and `fault` says why.
-    [[nodiscard]] bool find(std::uint64_t at, walk_result& fault) noexcept {
+    /// Finds the descriptor at `at`. False = refused, and refusal() says why.
+    [[nodiscard]] bool find(std::uint64_t at) noexcept {
         physical_ = at;
         if constexpr (F.stage2) {
-            if (regimes_.stage2_enabled) return look_up(at, permissions::privileged_read, fault);
+            if (regimes_.stage2_enabled) return look_up(at, permissions::privileged_read);
         }
         return true;
     }
     /// Asks for leave to update the flags of the descriptor found last, which
     /// is a write to stage 2. False = refused.
-    [[nodiscard]] bool may_update([[maybe_unused]] std::uint64_t at,
-                                  [[maybe_unused]] walk_result& fault) noexcept {
+    [[nodiscard]] bool may_update([[maybe_unused]] std::uint64_t at) noexcept {
         if constexpr (F.stage2) {
             if (regimes_.stage2_enabled && !writable_) {
-                if (look_up(at, permissions::privileged_write, fault)) return true;
-                fault.table_write = true;
+                if (look_up(at, permissions::privileged_write)) return true;
+                refusal_.table_write = true;
                 return false;
             }
         }
         return true;
     }
+    [[nodiscard]] const walk_result& refusal() const noexcept { return refusal_; }
     /// Of the descriptor found last.
     [[nodiscard]] std::uint64_t physical() const noexcept { return physical_; }
 
 private:
-    [[nodiscard]] bool look_up(std::uint64_t at, unsigned needed, walk_result& fault) noexcept {
-        const walk_result page = walk_stage2<F>(
-            regimes_.stage2, {.ipa = at, .needed = needed, .for_table = true}, tables_, known_);
+    [[nodiscard]] bool look_up(std::uint64_t at, unsigned needed) noexcept {
+        const stage2_request request{.ipa = at, .needed = needed, .for_table = true};
+        if (const auto page = answer_known(regimes_.stage2, request, known_)) {
+            physical_ = page->output() + (at & ((std::uint64_t{1} << page->size_log2) - 1));
+            writable_ = page->allowed().allow(permissions::privileged_write);
+            return true;
+        }
+        const walk_result page = read_stage2<F>(regimes_.stage2, request, tables_, known_);
         if (page.event) {
-            fault = page;
+            refusal_ = page;
             return false;
         }
         physical_ = page.output_base + (at - page.input_base);
@@ -69,6 +74,7 @@ private:
     Known& known_;
     std::uint64_t physical_ = 0;
     bool writable_ = true;
+    walk_result refusal_{};
 };
 
 /// Walks stage 1 and checks the access; the output is a physical address, or
@@ -100,29 +106,26 @@ template <smmu_features F, table_access Tables, class Known = nothing_known>
 
     const table_format<F> format{half.granule_bits, half.input_bits, regime.output_bits,
                                  regime.wide_format};
-    int level = format.first_level();
-    if (level > static_cast<int>(spec::last_level)) return walk_result::fault(F_TRANSLATION);
-    if (!format.fits(half.table)) return walk_result::fault(F_ADDR_SIZE);
-
     const std::uint64_t input = request.address & ((std::uint64_t{1} << half.input_bits) - 1);
     stage1_descriptors<F, Tables, std::remove_reference_t<Known>> place{regimes, tables, known};
     table_words<F, Tables> words{tables, regime.big_endian};
-    const walk_start<F> start{format, level, [&](unsigned size_log2) {
-                                  return known.table1(request.address, size_log2);
-                              }};
     // The two tables reached last: with the limits, as known_table has them.
-    std::uint64_t here = start.word;
+    std::uint64_t here = 0;
     std::uint64_t above = 0;
+    int level = lowest_known(
+        format, [&](unsigned size_log2) { return known.table1(request.address, size_log2); }, here);
     std::uint64_t at = 0;
-    if (start.level == level) {
-        at = format.first_table(half.table, level) + (input >> format.covered(level)) * 8;
-    } else {
-        level = start.level;
+    if (level != no_level) {
         at = (here & known_table::address) + format.index(input, level) * 8;
+    } else {
+        level = format.first_level();
+        if (level > static_cast<int>(spec::last_level)) return walk_result::fault(F_TRANSLATION);
+        if (!format.fits(half.table)) return walk_result::fault(F_ADDR_SIZE);
+        at = format.first_table(half.table, level) + (input >> format.covered(level)) * 8;
     }
+    const int start = level;
     for (unsigned retries = 0;;) {
-        walk_result r;
-        if (!place.find(at, r)) return r;
+        if (!place.find(at)) return place.refusal();
         const std::optional<std::uint64_t> descriptor = words.load(place.physical());
         if (!descriptor) return walk_result::fault(F_WALK_EABT, place.physical(), level);
         const decoded_descriptor decoded = format.decode(*descriptor, level);
@@ -146,7 +149,7 @@ template <smmu_features F, table_access Tables, class Known = nothing_known>
         if (!allowed.allow(request.needed)) return walk_result::fault(F_PERMISSION, 0, level);
         const std::uint64_t after = flags.after(request.needed);
         if (after != *descriptor) {
-            if (!place.may_update(at, r)) return r;
+            if (!place.may_update(at)) return place.refusal();
             const replaced done = words.replace(place.physical(), *descriptor, after);
             if (done == replaced::lost || retries == walk_retries) {
                 return walk_result::fault(F_WALK_EABT, place.physical(), level);
@@ -157,14 +160,15 @@ template <smmu_features F, table_access Tables, class Known = nothing_known>
             }
         }
 
-        if (level > start.level && !owes_update(tables)) {
+        if (level > start && !owes_update(tables)) {
             known.keep_table1(request.address, format.covered(level - 1), here);
-            if (level - 1 > start.level) {
+            if (level - 1 > start) {
                 known.keep_table1(request.address, format.covered(level - 2), above);
             }
         }
         const unsigned size =
             contiguous_size(format, words, place.physical(), level, after, decoded.address, input);
+        walk_result r;
         r.size_log2 = r.page_size_log2 = static_cast<std::uint8_t>(size);
         r.input_base = request.address >> size << size;
         r.output_base = decoded.address >> size << size;

@@ -26,9 +26,8 @@ struct stage2_request {
 };
 
 /// What a page of stage 2 gives an access.
-[[nodiscard]] constexpr walk_result stage2_result(const stage2_request& request,
-                                                  const known_page& page,
-                                                  bool decides_types) noexcept {
+[[nodiscard]] constexpr walk_result
+stage2_result(const stage2_request& request, const known_page& page, bool decides_types) noexcept {
     walk_result r;
     r.size_log2 = r.page_size_log2 = page.size_log2;
     r.input_base = request.ipa >> page.size_log2 << page.size_log2;
@@ -40,25 +39,30 @@ struct stage2_request {
     return r;
 }
 
-/// Walks stage 2. Every fault says so in `stage2`, with the IPA and the class.
+/// What is known of the page, if it answers the request: not for accesses that
+/// it does not allow, for the tables know why, and whether a flag is to be set first.
+template <class Known>
+[[nodiscard, gnu::always_inline]] inline std::optional<known_page>
+answer_known(const stage2_regime& regime, const stage2_request& request, Known& known) noexcept {
+    const std::optional<known_page> page = known.page(request.ipa);
+    if (!page || !page->allowed().allow(request.needed)) return std::nullopt;
+    if (request.for_table && regime.protected_tables &&
+        is_stage2_device(page->descriptor(), regime.decides_types)) {
+        return std::nullopt;
+    }
+    return page;
+}
+
+/// Walks stage 2, and looks at its leaf whatever is known of the page. Every
+/// fault says so in `stage2`, with the IPA and the class.
 ///
 /// Faults come in the architecture's order: translation, address size, access
 /// flag, permission. At most five fetches, and one more for each time that the
-/// leaf changes under an update of its flags (walk_retries). What is known of the
-/// page spares all of them, but for accesses that it does not allow: the tables
-/// say why, and whether a flag is to be set first.
-template <smmu_features F, table_access Tables, class Known = nothing_known>
-[[nodiscard]] walk_result walk_stage2(const stage2_regime& regime, const stage2_request& request,
-                                      Tables& tables, Known&& known = {}) noexcept {
+/// leaf changes under an update of its flags (walk_retries).
+template <smmu_features F, table_access Tables, class Known>
+[[nodiscard]] walk_result read_stage2(const stage2_regime& regime, const stage2_request& request,
+                                      Tables& tables, Known& known) noexcept {
     using enum spec::event_id;
-    if (const std::optional<known_page> page = known.page(request.ipa)) {
-        const bool protected_table =
-            request.for_table && regime.protected_tables &&
-            is_stage2_device(page->descriptor(), regime.decides_types);
-        if (page->allowed().allow(request.needed) && !protected_table) {
-            return stage2_result(request, *page, regime.decides_types);
-        }
-    }
     int reached = 0; // the level of the last descriptor that was read
     const auto fault = [&](spec::event_id id, std::uint64_t at = 0) noexcept {
         walk_result r = walk_result::fault(id, at, reached);
@@ -79,16 +83,16 @@ template <smmu_features F, table_access Tables, class Known = nothing_known>
     if (!format.fits(regime.table)) return fault(F_ADDR_SIZE);
 
     table_words<F, Tables> words{tables, regime.big_endian};
-    const walk_start<F> start{
-        format, level, [&](unsigned size_log2) { return known.table2(request.ipa, size_log2); }};
-    std::uint64_t table = start.word & known_table::address;
-    std::uint64_t at = 0;
-    if (start.level == level) {
-        at = format.first_table(regime.table, level) + (request.ipa >> format.covered(level)) * 8;
-    } else {
-        level = start.level;
+    std::uint64_t table = 0;
+    const int lowest = lowest_known(
+        format, [&](unsigned size_log2) { return known.table2(request.ipa, size_log2); }, table);
+    std::uint64_t at =
+        format.first_table(regime.table, level) + (request.ipa >> format.covered(level)) * 8;
+    if (lowest > level) {
+        level = lowest;
         at = table + format.index(request.ipa, level) * 8;
     }
+    const int start = level;
     for (unsigned retries = 0;;) {
         const std::optional<std::uint64_t> descriptor = words.load(at);
         if (!descriptor) return fault(F_WALK_EABT, at);
@@ -106,9 +110,8 @@ template <smmu_features F, table_access Tables, class Known = nothing_known>
         const leaf_flags<F> flags{regime, *descriptor, false};
         if (flags.access_fault()) return fault(F_ACCESS);
         const permissions allowed = stage2_permissions<F>(flags.effective());
-        const bool protected_table =
-            request.for_table && regime.protected_tables &&
-            is_stage2_device(*descriptor, regime.decides_types);
+        const bool protected_table = request.for_table && regime.protected_tables &&
+                                     is_stage2_device(*descriptor, regime.decides_types);
         if (!allowed.allow(request.needed) || protected_table) return fault(F_PERMISSION);
         const std::uint64_t after = flags.after(request.needed);
         if (after != *descriptor) {
@@ -133,12 +136,22 @@ template <smmu_features F, table_access Tables, class Known = nothing_known>
                            flags.lasting(allowed, request.needed), size);
         if (!owes_update(tables)) {
             known.keep_page(request.ipa, page);
-            if (level > start.level) {
+            if (level > start) {
                 known.keep_table2(request.ipa, format.covered(level - 1), table);
             }
         }
         return stage2_result(request, page, regime.decides_types);
     }
+}
+
+/// Walks stage 2, unless the page is known.
+template <smmu_features F, table_access Tables, class Known = nothing_known>
+[[nodiscard]] walk_result walk_stage2(const stage2_regime& regime, const stage2_request& request,
+                                      Tables& tables, Known&& known = {}) noexcept {
+    if (const std::optional<known_page> page = answer_known(regime, request, known)) {
+        return stage2_result(request, *page, regime.decides_types);
+    }
+    return read_stage2<F>(regime, request, tables, known);
 }
 
 } // namespace vm_accel::inline v0

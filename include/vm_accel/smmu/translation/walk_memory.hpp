@@ -68,25 +68,24 @@ struct nothing_known {
     static constexpr void keep_page(std::uint64_t, const known_page&) noexcept {}
 };
 
-/// The lowest table that is known on the way of an input address.
-template <smmu_features F>
-struct walk_start {
-    int level = 0;          ///< of the table; `first` = none is known
-    std::uint64_t word = 0; ///< see known_table
+inline constexpr int no_level = -2;
 
-    /// `find(size_log2)` looks up the table of that reach. The first table is the
-    /// regime's, and is not looked up.
-    template <class Find>
-    walk_start(const table_format<F>& format, int first, Find find) noexcept : level(first) {
-        for (int l = static_cast<int>(spec::last_level); l > first; --l) {
-            if (const std::optional<std::uint64_t> found = find(format.covered(l - 1))) {
-                level = l;
-                word = *found;
-                return;
-            }
+/// The level of the lowest table that is known on the way of an input address,
+/// or no_level. `find(size_log2)` looks up the table of that reach; the first
+/// table of all is the regime's, and is not looked up.
+template <smmu_features F, class Find>
+[[nodiscard, gnu::always_inline]] inline int lowest_known(const table_format<F>& format, Find find,
+                                                          std::uint64_t& word) noexcept {
+    for (int level = static_cast<int>(spec::last_level); level > -1; --level) {
+        const unsigned reach = format.covered(level - 1);
+        if (reach >= format.input_bits()) break;
+        if (const std::optional<std::uint64_t> found = find(reach)) {
+            word = *found;
+            return level;
         }
     }
-};
+    return no_level;
+}
 
 /// Whether a walk has left an update of flags undone: then it is not to spare
 /// others the look at its descriptors.
