@@ -41,7 +41,9 @@ public:
             if (!saved) return fail(saved);
             vcpus_.push_back(std::move(*saved));
         }
-        const arm64::gic_plan plan{affinities, from.interrupts, from.has_its};
+        const result<unsigned> bits = arm64::gic_priority_bits(from.vm, affinities.front());
+        if (!bits) return fail(bits);
+        const arm64::gic_plan plan{affinities, from.interrupts, from.has_its, *bits};
         result<arm64::gic_state> gic = arm64::save_gic(from.vm, plan, from.has_its);
         if (!gic) return fail(gic);
         gic_ = std::move(*gic);

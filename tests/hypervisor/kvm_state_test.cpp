@@ -115,6 +115,20 @@ TEST_CASE("the order in which a controller is put back", "[kvm][state]") {
     CHECK(service(0x0) + 1 == into.writes.size());
 }
 
+TEST_CASE("each priority that can preempt has its bit in the saved state", "[kvm][state]") {
+    const auto [bits, words] =
+        GENERATE(table<unsigned, std::size_t>({{4, 1}, {5, 1}, {6, 2}, {7, 4}, {8, 4}}));
+    fake_vm vm;
+    vm.words[{false, gic::group_processor_registers, 0xc664}] = (bits - 1) << 8 | 0x8003U;
+    REQUIRE(arm64::gic_priority_bits(vm, 0x8000'0000) == bits);
+    REQUIRE(arm64::save_gic(vm, arm64::gic_plan{affinities, 64, false, bits}, false));
+    for (const std::uint64_t first : {0xc644U, 0xc648U}) { // AP0R0, AP1R0
+        for (std::uint64_t n = 0; n < 4; ++n)
+            CHECK(vm.words.contains({false, gic::group_processor_registers, first + n}) ==
+                  (n < words));
+    }
+}
+
 TEST_CASE("register numbers say how long a register is", "[kvm][state]") {
     CHECK(arm64::register_bytes(arm64::pc) == 8);
     CHECK(arm64::register_bytes(0x6040'0000'0010'0054) == 16); // a vector register
@@ -149,7 +163,11 @@ struct small_machine {
     [[nodiscard]] arm64::gic_state save_interrupts() {
         const auto mpidr = vcpu[0].get_register(arm64::mpidr_el1);
         REQUIRE(mpidr);
-        auto saved = arm64::save_gic(*vm, arm64::gic_plan{std::array{*mpidr}, 256, false}, false);
+        const auto bits = arm64::gic_priority_bits(*vm, *mpidr);
+        REQUIRE(bits);
+        CHECK(*bits >= 5);
+        auto saved =
+            arm64::save_gic(*vm, arm64::gic_plan{std::array{*mpidr}, 256, false, *bits}, false);
         REQUIRE(saved);
         return std::move(*saved);
     }

@@ -127,17 +127,24 @@ public:
     };
 
     /// `affinities`: MPIDR of each vCPU. `interrupts`: gic_v3_layout::interrupts.
-    gic_plan(std::span<const std::uint64_t> affinities, unsigned interrupts, bool with_its) {
+    /// `priority_bits`: what gic_priority_bits() says.
+    gic_plan(std::span<const std::uint64_t> affinities, unsigned interrupts, bool with_its,
+             unsigned priority_bits = 5) {
         distributor(0x0);
         for (const std::uint64_t mpidr : affinities)
             redistributor(packed(mpidr));
         for (unsigned first = first_spi; first < interrupts; first += 32)
             shared(first);
         for (const std::uint64_t mpidr : affinities)
-            processor_interface(packed(mpidr));
+            processor_interface(packed(mpidr), priority_bits);
         if (with_its) translation_service();
     }
     [[nodiscard]] std::span<const step> steps() const noexcept { return steps_; }
+
+    /// ICC_CTLR_EL1 of the vCPU with that MPIDR, as group_processor_registers has it.
+    [[nodiscard]] static constexpr std::uint64_t interface_control(std::uint64_t mpidr) noexcept {
+        return packed(mpidr) | icc(12, 12, 4);
+    }
 
 private:
     using abi_group = std::uint32_t;
@@ -192,16 +199,23 @@ private:
         bits(group, 0x200 + word, 0x280 + word);
         bits(group, 0x300 + word, 0x380 + word);
     }
-    void processor_interface(std::uint64_t affinity) {
+    [[nodiscard]] static constexpr std::uint64_t icc(unsigned crn, unsigned crm,
+                                                     unsigned op2) noexcept {
+        return 3U << 14 | crn << 7 | crm << 3 | op2;
+    }
+    void processor_interface(std::uint64_t affinity, unsigned priority_bits) {
         constexpr abi_group group = os::kvm_abi::gic_v3::group_processor_registers;
-        const auto icc = [](unsigned crn, unsigned crm, unsigned op2) -> std::uint64_t {
-            return 3U << 14 | crn << 7 | crm << 3 | op2;
-        };
-        // SRE, CTLR, IGRPEN0, IGRPEN1, PMR, BPR0, BPR1, AP0R0, AP1R0.
+        // SRE, CTLR, IGRPEN0, IGRPEN1, PMR, BPR0, BPR1.
         for (const std::uint64_t reg :
              {icc(12, 12, 5), icc(12, 12, 4), icc(12, 12, 6), icc(12, 12, 7), icc(4, 6, 0),
-              icc(12, 8, 3), icc(12, 12, 3), icc(12, 8, 4), icc(12, 9, 0)})
+              icc(12, 8, 3), icc(12, 12, 3)})
             add(kind::word64, group, affinity | reg);
+        // AP0Rn, AP1Rn: a bit for each priority that can preempt.
+        const unsigned words = priority_bits > 5 ? 1U << (priority_bits - 5) : 1U;
+        for (unsigned n = 0; n < words && n < 4; ++n) {
+            add(kind::word64, group, affinity | icc(12, 8, 4 + n));
+            add(kind::word64, group, affinity | icc(12, 9, n));
+        }
     }
     void translation_service() {
         namespace gic = os::kvm_abi::gic_v3;
@@ -219,6 +233,21 @@ private:
 
     std::vector<step> steps_;
 };
+
+/// How many bits a priority has in the machine of the vCPU with that MPIDR: 5 to 7.
+/// `Vm` is kvm_vm.
+template <class Vm>
+[[nodiscard]] result<unsigned> gic_priority_bits(Vm& vm, std::uint64_t mpidr) {
+    std::uint64_t control = 0;
+    os::kvm_abi::device_attribute request{0, os::kvm_abi::gic_v3::group_processor_registers,
+                                          gic_plan::interface_control(mpidr),
+                                          reinterpret_cast<std::uintptr_t>(&control)};
+    if (const result<> read = vm.gic_request(false, os::kvm_abi::get_device_attribute, request);
+        !read) {
+        return fail(read);
+    }
+    return static_cast<unsigned>(control >> 8 & 7) + 1; // ICC_CTLR_EL1.PRIbits
+}
 
 /// Takes the interrupt controller's state; pending LPIs and the ITS's tables go
 /// to guest memory, so save that afterwards. `Vm` is kvm_vm.
