@@ -53,6 +53,14 @@ namespace {
 using namespace vm_accel;
 
 /// What accelerates this machine. Which SMMU it is, is chosen once, at start.
+/// Linux listens to the SMMU's messages or to its wires: an edge beside each message would be a
+/// system call that nobody hears.
+constexpr smmu_features everything = [] {
+    smmu_features f = full_features;
+    f.wires_beside_messages = false;
+    return f;
+}();
+
 template <smmu_features F>
 struct smmu_choice : default_smmu_options {
     static constexpr smmu_features features = F;
@@ -404,5 +412,5 @@ int main(int count, char** arguments) {
         (wanted ? std::cout : std::cerr) << usage;
         return wanted ? powered_off : wrong_usage;
     }
-    return wanted->full_features ? run<full_features>(*wanted) : run<stage1_features>(*wanted);
+    return wanted->full_features ? run<everything>(*wanted) : run<stage1_features>(*wanted);
 }

@@ -39,8 +39,15 @@ struct doorbell_sink {
     std::function<void()> looks;
 };
 
-struct whole : default_smmu_options {
+struct both : default_smmu_options {
     static constexpr smmu_features features = full_features;
+};
+struct whole : default_smmu_options {
+    static constexpr smmu_features features = [] {
+        smmu_features f = full_features;
+        f.wires_beside_messages = false;
+        return f;
+    }();
     static constexpr stream_id message_requester{0xabcd'0000};
 };
 struct without_messages : default_smmu_options {
@@ -201,6 +208,24 @@ TEST_CASE("an error's message may fail: then there is a second error, and an end
     CHECK(b.read(reg::GERROR) == 0);
 }
 
+TEST_CASE("where there are both, a message is sent and its wire pulses", "[smmu][message]") {
+    board<both> b;
+    b.start(reg::EVENTQ_IRQ_CFG0, doorbell, 5);
+    provoke(b, wired_interrupt::eventq);
+    REQUIRE(b.sink.messages.size() == 1);
+    CHECK(b.sink.messages[0].data == 5);
+    CHECK(b.pulses(wired_interrupt::eventq) == 1);
+    b.command(spec::cmd_sync_msi(pa{b.word}, 0xfeed));
+    CHECK(b.load(b.word) == 0xfeed);
+    CHECK(b.pulses(wired_interrupt::cmdq_sync) == 1);
+    b.command(spec::cmd_sync_msi(pa{doorbell}, 6));
+    CHECK(b.sink.messages.size() == 2);
+    CHECK(b.pulses(wired_interrupt::cmdq_sync) == 2);
+    b.command(spec::cmd_sync_msi(pa{0}, 7)); // the wire alone
+    CHECK(b.sink.messages.size() == 2);
+    CHECK(b.pulses(wired_interrupt::cmdq_sync) == 3);
+}
+
 TEST_CASE("what CMD_SYNC's message says is true when it arrives", "[smmu][message]") {
     board<> b;
     b.start(0, 0, 0);
@@ -311,14 +336,14 @@ TEST_CASE("an interrupt that is disabled before it is routed is forgotten", "[sm
     const std::uint64_t address = GENERATE(std::uint64_t{guest::ram + 0x3000}, std::uint64_t{0});
     CAPTURE(enables, address);
     board<> b;
-    register_file<full_features> registers;
+    register_file<whole::features> registers;
     for (const std::uint32_t cfg0 :
          {reg::EVENTQ_IRQ_CFG0, reg::PRIQ_IRQ_CFG0, reg::GERROR_IRQ_CFG0}) {
         (void)registers.write(cfg0, 8, address);
         (void)registers.write(cfg0 + 8, 4, 1);
     }
     (void)registers.write(reg::IRQ_CTRL, 4, enables);
-    interrupt_router<full_features> router;
+    interrupt_router<whole::features> router;
     effects raised;
     raised.raise_eventq = raised.raise_priq = raised.raise_gerror = true;
     router.ask(raised);

@@ -318,11 +318,8 @@ private:
         consume(queue);
         ++syncs_;
         if (!from.interrupt) return true;
-        if (!from.message) {
-            out.raise_cmdq_sync = true;
-        } else {
-            send_message(wired_interrupt::cmdq_sync, from.message, memory, out);
-        }
+        if (!from.message || F.wires_beside_messages) out.raise_cmdq_sync = true;
+        if (from.message) send_message(wired_interrupt::cmdq_sync, from.message, memory, out);
         return true;
     }
 

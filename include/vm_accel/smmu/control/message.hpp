@@ -44,7 +44,7 @@ void send_message(wired_interrupt line, const interrupt_message& message, Memory
 }
 
 /// Finds out where interrupts go. A line with a message address sends messages,
-/// any other pulses its wire.
+/// any other pulses its wire; with F.wires_beside_messages all do.
 ///
 /// Memory is written here, under the control lock, because memory goes away
 /// under it only. Doorbells belong to someone else: their messages travel on as
@@ -81,12 +81,11 @@ public:
              {wired_interrupt::eventq, wired_interrupt::priq, wired_interrupt::gerror}) {
             if ((lines & bit(line)) == 0 || !registers.interrupts().enabled(line)) continue;
             const interrupt_message message = registers.interrupts().message_of(line);
-            if (!message) {
+            if (message) send_message(line, message, memory, out);
+            if (!message || F.wires_beside_messages) {
                 out.raise_eventq = out.raise_eventq || line == wired_interrupt::eventq;
                 out.raise_priq = out.raise_priq || line == wired_interrupt::priq;
                 out.raise_gerror = out.raise_gerror || line == wired_interrupt::gerror;
-            } else {
-                send_message(line, message, memory, out);
             }
         }
     }

@@ -53,6 +53,9 @@ struct smmu_features {
     bool ats = false;
     bool pri = false;
     bool msi = false;
+    /// An interrupt that is sent as a message pulses its wire as well, as where a
+    /// system has both (3.18.2, 4.7.3); else it is the one or the other.
+    bool wires_beside_messages = false;
     bool atos = false;
     unsigned ecmdq_log2 = 0;           ///< enhanced command queues per page, 0 = none
     unsigned performance_counters = 0; ///< of the PMCG, 0 = none, at most 64
@@ -109,6 +112,7 @@ inline constexpr smmu_features full_features{
     .ats = true,
     .pri = true,
     .msi = true,
+    .wires_beside_messages = true,
     .atos = true,
     .ecmdq_log2 = 2,
     .performance_counters = 8,
