@@ -115,7 +115,7 @@ template <smmu_features F, table_access Tables, class Known = nothing_known>
     int level = lowest_known(
         format, [&](unsigned size_log2) { return known.table1(request.address, size_log2); }, here);
     std::uint64_t at = 0;
-    if (level != no_level) {
+    if (level != no_known_table) {
         at = (here & known_table::address) + format.index(input, level) * 8;
     } else {
         level = format.first_level();

@@ -68,10 +68,10 @@ struct nothing_known {
     static constexpr void keep_page(std::uint64_t, const known_page&) noexcept {}
 };
 
-inline constexpr int no_level = -2;
+inline constexpr int no_known_table = -2;
 
 /// The level of the lowest table that is known on the way of an input address,
-/// or no_level. `find(size_log2)` looks up the table of that reach; the first
+/// or no_known_table. `find(size_log2)` looks up the table of that reach; the first
 /// table of all is the regime's, and is not looked up.
 template <smmu_features F, class Find>
 [[nodiscard, gnu::always_inline]] inline int lowest_known(const table_format<F>& format, Find find,
@@ -84,7 +84,7 @@ template <smmu_features F, class Find>
             return level;
         }
     }
-    return no_level;
+    return no_known_table;
 }
 
 /// Whether a walk has left an update of flags undone: then it is not to spare
