@@ -191,8 +191,7 @@ public:
                 attachment_record* record = parts_.attachments.find(device_id);
                 if (record == nullptr) return host_error::unknown_device(device_id);
                 stream = record->subject.stream;
-                record->subject.detached.store(true, std::memory_order_seq_cst);
-                if (record->ports == 0) parts_.note_leaving(*record);
+                if (record->ports == 0) parts_.performance.leaving(*record);
                 parts_.attachments.detach(*record, parts_.configurations);
                 parts_.abort_stalls(stream);
                 parts_.release_restored_stalls(stream); // asked or not: aborted
