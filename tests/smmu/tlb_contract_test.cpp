@@ -4,9 +4,12 @@
 #include <catch2/catch.hpp>
 
 #include <array>
+#include <atomic>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <tuple>
+#include <utility>
 
 using namespace vm_accel;
 using namespace tlb_tests;
@@ -211,4 +214,126 @@ TEMPLATE_LIST_TEST_CASE("TLB: full means evict one", "[tlb]", every_policy) {
 
 TEMPLATE_LIST_TEST_CASE("TLB: refilling a page replaces its entry", "[tlb]", every_policy) {
     replaces(*std::make_unique<tlb_model<TestType>>());
+}
+
+TEMPLATE_TEST_CASE("TLB: prepared look-ups find what was found before, exactly", "[tlb]",
+                   (set_associative<16, 4>), (set_associative<16, 4, lru>),
+                   (set_associative<4, 7, ::vm_accel::random>), (set_duelling<32, 4>),
+                   direct_mapped<16>, (prefetching<set_associative<16, 4>>)) {
+    const auto tlb = std::make_unique<TestType>();
+    constexpr unsigned read = permissions::user_read;
+    constexpr std::uint64_t page = 0xffff'ffff'ffff'5000;
+    const auto finds = [&](std::uint64_t address, unsigned needed,
+                           std::uint64_t context = context_a, unsigned size_log2 = 12) {
+        return tlb->look_quickly(TestType::prepare(context, size_log2), address,
+                                 TestType::asks_for(needed));
+    };
+    tlb_entry e = entry_at(page);
+    e.attributes = {0x44, 2};
+    SECTION("memory") {
+        tlb->fill(tlb->begin_fill({page, context_a, 0}), e);
+        REQUIRE(tlb->lookup({page, context_a, all_sizes})); // tells the replacement policy
+        for (const std::uint64_t offset : {0U, 0x123U, 0xfffU}) {
+            const quick_hit hit = finds(page + offset, read);
+            REQUIRE(hit.found);
+            CHECK(hit.host == e.host + offset);
+            CHECK(hit.output == e.output);
+            CHECK(hit.attributes == e.attributes);
+        }
+        CHECK(finds(page, permissions::privileged_write).found);
+        CHECK_FALSE(finds(page, permissions::user_write).found);
+        CHECK_FALSE(finds(page, permissions::user_execute).found);
+        CHECK_FALSE(finds(page, read, context_b).found);
+        CHECK_FALSE(finds(page, read, context_a + 1).found); // another generation
+        CHECK_FALSE(finds(page, read, context_a, 21).found);
+        CHECK_FALSE(finds(page + 0x1000, read).found);
+        CHECK_FALSE(finds(page - 1, read).found);
+        // Same low bits, as with a top byte that is ignored.
+        CHECK_FALSE(finds(page & 0x00ff'ffff'ffff'ffff, read).found);
+        tlb->invalidate(invalidation_scope::addresses(tag_a, page, page, true));
+        CHECK_FALSE(finds(page, read).found);
+    }
+    SECTION("what is not memory") {
+        e.host = nullptr;
+        tlb->fill(tlb->begin_fill({page, context_a, 0}), e);
+        REQUIRE(tlb->lookup({page, context_a, all_sizes}));
+        CHECK_FALSE(finds(page, read).found);
+    }
+}
+
+TEST_CASE("clock keeps what was hit by prepared look-ups", "[tlb]") {
+    using tlb_type = set_associative<1, 4, ::vm_accel::clock>;
+    tlb_type tlb;
+    const auto put = [&](std::uint64_t page) {
+        tlb.fill(tlb.begin_fill({page << 12, context_a, 0}), entry_at(page << 12));
+    };
+    // As a port does: quickly first.
+    const auto finds = [&](std::uint64_t page) {
+        return tlb.look_quickly(tlb_type::prepare(context_a, 12), page << 12,
+                                tlb_type::asks_for(permissions::user_read))
+                   .found ||
+               tlb.lookup({page << 12, context_a, all_sizes});
+    };
+    for (std::uint64_t page = 0; page < 4; ++page)
+        put(page);
+    for (std::uint64_t round = 0; round < 16; ++round) {
+        REQUIRE(finds(0));
+        put(round + 4);
+        CHECK(finds(0));
+    }
+}
+
+namespace {
+
+/// Takes turns, with something happening in the middle of each fill.
+struct interposed : fifo {
+    static inline std::function<void()> meanwhile;
+    static void filled(std::atomic<std::uint32_t>&, unsigned) noexcept {
+        if (meanwhile) std::exchange(meanwhile, nullptr)();
+    }
+};
+
+} // namespace
+
+TEST_CASE("an entry that is being filled is none, and is left empty if it is invalidated",
+          "[tlb]") {
+    using tlb_type = set_associative<1, 1, interposed>;
+    tlb_type tlb;
+    const auto finds = [&](std::uint64_t page) {
+        return tlb.lookup({page, context_a, all_sizes}).has_value() ||
+               tlb.look_quickly(tlb_type::prepare(context_a, 12), page, tlb_type::asks_for(0))
+                   .found;
+    };
+    const auto put = [&](std::uint64_t page) {
+        tlb.fill(tlb.begin_fill({page, context_a, 0}), entry_at(page));
+    };
+    put(0x1000);
+    REQUIRE(finds(0x1000));
+    bool called = false;
+    SECTION("looked up") {
+        interposed::meanwhile = [&] {
+            called = !finds(0x1000) && !finds(0x2000);
+            put(0x3000); // dropped
+        };
+        put(0x2000);
+        CHECK_FALSE(finds(0x1000));
+        CHECK(finds(0x2000));
+        CHECK_FALSE(finds(0x3000));
+    }
+    SECTION("invalidated") {
+        const auto scope = GENERATE(invalidation_scope::all(),
+                                    invalidation_scope::addresses(tag_a, 0x2000, 0x2fff, true),
+                                    invalidation_scope::addresses(tag_a, 0x1000, 0x1fff, true));
+        interposed::meanwhile = [&] {
+            tlb.invalidate(scope);
+            tlb.invalidate(scope);
+            called = !finds(0x1000) && !finds(0x2000);
+        };
+        put(0x2000);
+        CHECK_FALSE(finds(0x1000));
+        CHECK_FALSE(finds(0x2000));
+        put(0x2000);
+        CHECK(finds(0x2000));
+    }
+    CHECK(called);
 }

@@ -8,6 +8,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <optional>
+#include <stdexcept>
 
 namespace tlb_tests {
 
@@ -42,12 +43,36 @@ class tlb_model final : public any_tlb {
 public:
     tlb_model() : any_tlb(tlb_shape<Tlb>::capacity, tlb_shape<Tlb>::beyond) {}
 
-    std::optional<tlb_hit> lookup(const tlb_key& key) override { return tlb.lookup(key); }
+    std::optional<tlb_hit> lookup(const tlb_key& key) override {
+        if constexpr (quick_tlb_policy<Tlb>) look_quickly_too(key);
+        return tlb.lookup(key);
+    }
     fill_ticket begin_fill(const tlb_key& key) override { return tlb.begin_fill(key); }
     void fill(fill_ticket ticket, const tlb_entry& entry) override { tlb.fill(ticket, entry); }
     void invalidate(const invalidation_scope& scope) override { tlb.invalidate(scope); }
 
     Tlb tlb;
+
+private:
+    /// What is found quickly must be what is found, for accesses that it allows.
+    void look_quickly_too(const tlb_key& key) {
+        for (unsigned size_log2 = 12; size_log2 < 52; ++size_log2) {
+            if ((key.page_sizes >> size_log2 & 1) == 0) continue;
+            const auto prepared = Tlb::prepare(key.context, size_log2);
+            for (unsigned needed = 1; needed <= permissions::all().bits(); needed <<= 1) {
+                const quick_hit quick =
+                    tlb.look_quickly(prepared, key.address, Tlb::asks_for(needed));
+                if (!quick.found) continue;
+                const auto hit =
+                    tlb.lookup({key.address, key.context, std::uint64_t{1} << size_log2});
+                const std::uint64_t offset = key.address & ((std::uint64_t{1} << size_log2) - 1);
+                if (!hit || !hit->allowed.allow(needed) || quick.host != hit->host + offset ||
+                    quick.output != hit->output || quick.attributes != hit->attributes) {
+                    throw std::logic_error{"a quick look-up found what is not there"};
+                }
+            }
+        }
+    }
 };
 
 // Contexts as context_table numbers them: index and generation.

@@ -272,8 +272,11 @@ struct no_commands : base {
 struct generation_of_one_bit : base {
     static constexpr unsigned generation_bits = 1;
 };
-struct generation_of_33_bits : base {
-    static constexpr unsigned generation_bits = 33;
+struct generation_of_21_bits : base {
+    static constexpr unsigned generation_bits = 21;
+};
+struct too_many_contexts : base {
+    static constexpr std::size_t contexts = 4096;
 };
 static_assert(!smmu_options<features_are_a_number>);
 static_assert(!smmu_options<quiescence_is_none>);
@@ -284,7 +287,8 @@ static_assert(!smmu_options<no_contexts>);
 static_assert(!smmu_options<three_substream_slots>);
 static_assert(!smmu_options<no_commands>);
 static_assert(!smmu_options<generation_of_one_bit>);
-static_assert(!smmu_options<generation_of_33_bits>);
+static_assert(!smmu_options<generation_of_21_bits>);
+static_assert(!smmu_options<too_many_contexts>);
 static_assert(!smmu_options<int>);
 
 // Features are advertised only when they are there.

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <vm_accel/core/address.hpp>
+#include <vm_accel/smmu/caches/tlb_policy.hpp>
 #include <vm_accel/smmu/caches/walk_cache.hpp>
 #include <vm_accel/smmu/control/quiescence.hpp>
 #include <vm_accel/smmu/vocabulary/fault_injection.hpp>
@@ -32,13 +33,13 @@ struct default_smmu_options {
     static constexpr std::size_t ports = 256;
     /// Decoded configurations kept; streams beyond it work uncached.
     static constexpr std::size_t configurations = 512;
-    /// Translation contexts kept; likewise.
+    /// Translation contexts kept, at most 4095; likewise.
     static constexpr std::size_t contexts = 512;
     /// Places for configurations per device whose accesses carry SubstreamIDs, a
     /// power of two; SubstreamIDs that share a place work, one of them uncached.
     static constexpr std::size_t substream_slots = 64;
     /// Width of generations: smaller only to make them wrap in tests.
-    static constexpr unsigned generation_bits = 32;
+    static constexpr unsigned generation_bits = translation_contexts::generation_bits;
     /// Most commands that one MMIO access or poll() executes.
     static constexpr unsigned commands_per_call = 256;
 };
@@ -60,7 +61,9 @@ concept smmu_options = requires {
     requires smmu_features { O::features }
     .is_consistent();
     requires(O::substream_slots & (O::substream_slots - 1)) == 0;
-    requires O::generation_bits >= 2 && O::generation_bits <= 32;
+    requires O::generation_bits >= 2;
+    requires O::generation_bits <= translation_contexts::generation_bits;
+    requires O::contexts <= translation_contexts::most;
     requires O::ports > 0 && O::configurations > 0 && O::contexts > 0 && O::commands_per_call > 0;
 };
 

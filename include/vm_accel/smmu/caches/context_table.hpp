@@ -82,7 +82,8 @@ private:
 /// by another caller's lock; tags are read by anyone at any time.
 class context_table {
 public:
-    /// `generation_bits` is 32 but in tests, which make it wrap.
+    /// At most translation_contexts::most contexts and `generation_bits`: fewer bits
+    /// in tests, which make them wrap.
     [[nodiscard]] bool allocate(std::size_t contexts, unsigned generation_bits) noexcept {
         contexts_.reset(new (std::nothrow) translation_context[contexts]);
         if (!contexts_) return false;

@@ -12,9 +12,10 @@ namespace vm_accel::inline v0 {
 
 /// One 32-bit word of state per set, 0 at first. touch() is called on each hit,
 /// by any number of threads at once; a lost update only makes the choice poorer.
-/// victim() is called with the set locked, and gives a way below `ways`, which
-/// is filled next. Optional, and asked for by replacement_of:
-/// - `filled(state, way)`: that way was filled; called with the set locked;
+/// victim() gives a way below `ways`, which is filled next; seldom two threads
+/// call it for one set at once. Optional, and asked for by replacement_of:
+/// - `filled(state, way)`: that way was filled;
+/// - `is_touched(state, way)`: see remembers_touches;
 /// - `can_choose_among(ways)`: whether the state can hold so many ways;
 /// - `shared`, a type: see learning_replacement;
 /// - `in_list`, a list_order: fully_associative can use it too.
@@ -24,9 +25,17 @@ concept replacement_policy = requires(std::atomic<std::uint32_t>& state, unsigne
     { R::victim(state, way) } noexcept -> std::same_as<unsigned>;
 };
 
+/// A policy that one touch() of a way is enough for, until the next victim() of the
+/// set or until the way is filled: is_touched() says whether more would change
+/// nothing. Caches then need not look at its state on each hit.
+template <class R>
+concept remembers_touches =
+    replacement_policy<R> && requires(const std::atomic<std::uint32_t>& state, unsigned way) {
+        { R::is_touched(state, way) } noexcept -> std::same_as<bool>;
+    };
+
 /// A policy that learns: all sets of a cache share one `shared`, and victim() is
-/// told it and the set's number. Threads: sets are locked one by one, so any
-/// number of threads use `shared` at once.
+/// told it and the set's number. Threads: any number use `shared` at once.
 template <class R>
 concept learning_replacement =
     replacement_policy<R> && requires(std::atomic<std::uint32_t>& state, unsigned ways,
@@ -95,6 +104,10 @@ struct clock {
         const std::uint32_t old = state.load(std::memory_order_relaxed);
         if ((old >> way & 1U) == 0) state.store(old | 1U << way, std::memory_order_relaxed);
     }
+    [[nodiscard]] static bool is_touched(const std::atomic<std::uint32_t>& state,
+                                         unsigned way) noexcept {
+        return (state.load(std::memory_order_relaxed) >> way & 1U) != 0;
+    }
     [[nodiscard]] static unsigned victim(std::atomic<std::uint32_t>& state,
                                          unsigned ways) noexcept {
         std::uint32_t word = state.load(std::memory_order_relaxed);
@@ -114,6 +127,9 @@ struct fifo {
     static constexpr list_order in_list = list_order::as_filled;
 
     static void touch(std::atomic<std::uint32_t>&, unsigned) noexcept {}
+    [[nodiscard]] static bool is_touched(const std::atomic<std::uint32_t>&, unsigned) noexcept {
+        return true;
+    }
     [[nodiscard]] static unsigned victim(std::atomic<std::uint32_t>& state,
                                          unsigned ways) noexcept {
         const unsigned next = state.load(std::memory_order_relaxed) % ways;
@@ -233,6 +249,9 @@ struct random {
     static constexpr list_order in_list = list_order::none;
 
     static void touch(std::atomic<std::uint32_t>&, unsigned) noexcept {}
+    [[nodiscard]] static bool is_touched(const std::atomic<std::uint32_t>&, unsigned) noexcept {
+        return true;
+    }
     [[nodiscard]] static unsigned victim(std::atomic<std::uint32_t>& state,
                                          unsigned ways) noexcept {
         // Numerical Recipes' generator; its upper bits are the good ones.

@@ -7,22 +7,27 @@
 #include <array>
 #include <atomic>
 #include <bit>
-#include <utility>
+#include <cstddef>
+#include <cstdint>
+#include <optional>
 
 namespace vm_accel::inline v0 {
 
 /// `Sets` x `Ways` entries. The set is chosen by the input address alone, so
 /// that entries of every context for an address are found by looking at one set
-/// per page size. Inside the set an entry has a home way, which is looked at
-/// first: a look-up that hits there compares one address. Entries go elsewhere
-/// when their home is taken, and are then found by comparing all ways.
+/// per page size. Neighbouring pages share a set, and each has a home way of its
+/// own there, where it is looked for first. Entries go elsewhere when their home
+/// is taken, and are then found by comparing all ways.
 ///
-/// Each set is guarded by a sequence word: a count, a bit that says "being
-/// written" and a bit that says "clear it when done". A reader that sees it
-/// busy, or changed, takes a miss; it never waits and never uses a torn entry. A
-/// filler that finds the set busy drops its fill. An invalidation that finds it
-/// busy asks the filler to clear the set, and goes on: until the filler is done
-/// nobody can hit there.
+/// What a look-up reads of an entry is half a cache line. Its first word, the
+/// state, has the context's tag in the upper half and a version in the lower.
+/// A filler takes the tag away, writes the rest, and puts the new tag in with
+/// the next version; a reader looks for its tag, reads, and looks whether the
+/// state is still the same: then nobody wrote in between, for the version comes
+/// again only after 2^32 fills of the one entry. A reader never waits. A filler
+/// that finds the entry being filled drops its fill. An invalidation that finds
+/// it so asks the filler to leave the entry empty, and goes on: until the filler
+/// is done nobody can hit there.
 template <std::size_t Sets, std::size_t Ways, replacement_policy Replacement = clock>
 class set_associative {
     static_assert(std::has_single_bit(Sets), "Sets must be a power of two");
@@ -34,64 +39,108 @@ public:
     static constexpr bool lock_free_lookup = true;
     static constexpr std::size_t capacity = Sets * Ways;
 
-    /// Inlined, so that key and hit stay in registers; what is not in its home
-    /// way is looked for out of line.
+    /// See quick_tlb_policy.
+    class prepared {
+    public:
+        constexpr prepared() noexcept = default;
+
+    private:
+        friend set_associative;
+        constexpr prepared(std::uint64_t context, unsigned size_log2) noexcept
+            : tag_(std::uint64_t{translation_contexts::packed(context)} << 32),
+              salt_(std::uint64_t{size_log2} << size_shift | (context_index(context) & home_ways)
+                                                                 << way_shift),
+              size_log2_(size_log2) {}
+        /// What entries of the address have as key.
+        [[nodiscard]] constexpr std::uint64_t key(std::uint64_t address) const noexcept {
+            return address >> size_log2_ ^ salt_;
+        }
+
+        std::uint64_t tag_ = 0; ///< as in a state
+        std::uint64_t salt_ = 0;
+        unsigned size_log2_ = 0;
+    };
+    [[nodiscard]] static constexpr prepared prepare(std::uint64_t context,
+                                                    unsigned size_log2) noexcept {
+        return {context, size_log2};
+    }
+    /// What a quick look-up is to ask for, so that the entry allows this.
+    [[nodiscard]] static constexpr std::uint8_t asks_for(unsigned needed) noexcept {
+        return static_cast<std::uint8_t>(needed | not_memory | untouched);
+    }
+
+    /// Looks into the home way only. Inlined: the usual hit is little more than
+    /// three comparisons and an addition.
+    [[nodiscard, gnu::always_inline]] quick_hit
+    look_quickly(const prepared& by, std::uint64_t address, std::uint8_t asked) noexcept {
+        const std::uint64_t key = by.key(address);
+        const entry& e = entries_[home_of(key)];
+        const std::uint64_t state = e.state.load(std::memory_order_acquire);
+        if ((state ^ by.tag_) >> 32 != 0) [[unlikely]]
+            return {};
+        if (e.key.load(std::memory_order_relaxed) != key) [[unlikely]]
+            return {};
+        const std::uint64_t distance = e.distance.load(std::memory_order_relaxed);
+        const std::uint64_t word = e.output.load(std::memory_order_relaxed);
+        std::atomic_thread_fence(std::memory_order_acquire);
+        if (e.state.load(std::memory_order_relaxed) != state) [[unlikely]]
+            return {};
+        if ((word & asked) != 0) [[unlikely]]
+            return {};
+        if constexpr (!marks_touched) Replacement::touch(recency_[set_of(key)], way_of(key));
+        return {true, reinterpret_cast<std::byte*>(address + distance), word & address_bits,
+                memory_attributes::unpacked(word >> attributes_shift)};
+    }
+
     [[nodiscard, gnu::always_inline]] std::optional<tlb_hit> lookup(const tlb_key& key) noexcept {
         place at = home(key);
-        if (at.way == Ways) [[unlikely]] {
+        if (at.index == nowhere) [[unlikely]] {
             at = search(key.address, key.context, key.page_sizes);
-            if (at.way == Ways) return std::nullopt;
+            if (at.index == nowhere) return std::nullopt;
         }
-        set& s = sets_[at.index];
-        const std::uint64_t output = s.way[at.way].output.load(std::memory_order_relaxed);
-        tlb_hit hit;
-        hit.host = s.way[at.way].host.load(std::memory_order_relaxed);
-        hit.output = output & address_bits;
-        hit.allowed = permissions{static_cast<unsigned>(output & 0x3f)};
-        hit.size_log2 = static_cast<std::uint8_t>(at.size_log2);
-        hit.attributes = memory_attributes::unpacked(output >> 52);
-        std::atomic_thread_fence(std::memory_order_acquire);
-        if (s.sequence.load(std::memory_order_relaxed) != at.before || (at.before & busy) != 0) {
-            return std::nullopt;
-        }
-        Replacement::touch(s.recency, at.way);
-        return hit;
+        const tlb_entry held = held_in(at.index, at.state);
+        if (!still(at)) return std::nullopt;
+        touch(at.index);
+        return tlb_hit{held.host, held.output, held.allowed, held.size_log2, held.attributes};
     }
     /// The whole entry that lookup() finds: see two_level.
     [[nodiscard]] std::optional<tlb_entry> find(const tlb_key& key) noexcept {
-        const auto& [address, context, page_sizes] = key;
-        const place at = search(address, context, page_sizes);
-        if (at.way == Ways) return std::nullopt;
-        set& s = sets_[at.index];
-        const tlb_entry entry = entry_in(s, at.way);
-        std::atomic_thread_fence(std::memory_order_acquire);
-        if (s.sequence.load(std::memory_order_relaxed) != at.before || (at.before & busy) != 0) {
-            return std::nullopt;
-        }
-        Replacement::touch(s.recency, at.way);
-        return entry;
+        const place at = search(key.address, key.context, key.page_sizes);
+        if (at.index == nowhere) return std::nullopt;
+        const tlb_entry held = held_in(at.index, at.state);
+        if (!still(at)) return std::nullopt;
+        touch(at.index);
+        return held;
     }
 
     [[nodiscard]] fill_ticket begin_fill(const tlb_key&) const noexcept {
         return {epoch_.load(std::memory_order_seq_cst)};
     }
 
-    void fill(fill_ticket ticket, const tlb_entry& entry) noexcept {
+    void fill(fill_ticket ticket, const tlb_entry& filled) noexcept {
         // The size must be visible before the epoch is looked at: an
         // invalidation bumps the epoch first and reads the sizes second.
-        note_size(entry);
-        set& s = set_of(entry.base, entry.size_log2);
-        std::uint64_t sequence = s.sequence.load(std::memory_order_relaxed);
-        if ((sequence & busy) != 0 || !s.sequence.compare_exchange_strong(
-                                          sequence, sequence | busy, std::memory_order_seq_cst)) {
+        note_size(filled);
+        const prepared by = prepare(filled.context, filled.size_log2);
+        const std::uint64_t key = by.key(filled.base);
+        const std::size_t set = set_of(key);
+        const unsigned way = choose_way(set, key, by);
+        entry& e = entries_[set * stride + way];
+        std::uint64_t before = e.state.load(std::memory_order_relaxed);
+        const std::uint64_t version = before & versions;
+        if (is_busy(before) || !e.state.compare_exchange_strong(before, filling | version,
+                                                                std::memory_order_seq_cst)) {
             return;
         }
         if (epoch_.load(std::memory_order_seq_cst) == ticket.epoch) {
-            const unsigned way = choose_way(s, entry);
-            write(s, way, entry);
-            replacement_.filled(s.recency, way);
+            write(set, way, key, filled);
+            before = by.tag_ | ((version + 1) & versions);
         }
-        unlock(s, sequence | busy);
+        // An invalidation may have asked for an empty entry meanwhile.
+        std::uint64_t expected = filling | version;
+        if (!e.state.compare_exchange_strong(expected, before, std::memory_order_seq_cst)) {
+            e.state.store((version + 1) & versions, std::memory_order_seq_cst);
+        }
     }
 
     void invalidate(const invalidation_scope& scope) noexcept {
@@ -104,121 +153,134 @@ public:
         const std::uint64_t first = scope.first & ~slack;
         const std::uint64_t final = scope.last | slack;
         if (!scope.by_address() || visits(first, final, sizes) >= Sets) {
-            for (set& s : sets_)
-                remove_covered(s, scope);
+            for (std::size_t set = 0; set < Sets; ++set)
+                remove_covered(set, scope);
             return;
         }
         for (std::uint64_t rest = sizes; rest != 0; rest &= rest - 1) {
             const auto size_log2 = static_cast<unsigned>(std::countr_zero(rest));
-            const std::uint64_t last = final >> size_log2;
-            for (std::uint64_t page = first >> size_log2;; ++page) {
-                remove_covered(set_of(page << size_log2, size_log2), scope);
-                if (page == last) break;
+            const std::uint64_t last = row_of(final, size_log2);
+            for (std::uint64_t row = row_of(first, size_log2);; ++row) {
+                remove_covered(row & (Sets - 1), scope);
+                if (row == last) break;
             }
         }
     }
 
 private:
-    static constexpr std::uint64_t low_bits = 0xfff;
-    static constexpr std::uint64_t address_bits = 0x000f'ffff'ffff'f000; ///< of an output
-    // Of a set's sequence word; the count is above them.
-    static constexpr std::uint64_t busy = 1;
-    static constexpr std::uint64_t clear_wanted = 2;
-    static constexpr std::uint64_t one_more = 4;
-
-    /// What a look-up reads of a way whose address matches: never across a cache line.
-    struct alignas(32) way_data {
-        std::atomic<std::uint64_t> context{0};
-        std::atomic<std::byte*> host{nullptr};
-        std::atomic<std::uint64_t> output{0}; ///< attributes, output, permissions
-        std::atomic<std::uint64_t> tag{0};    ///< what invalidations match
+    /// An entry: what look-ups read of it.
+    struct alignas(32) entry {
+        std::atomic<std::uint64_t> state{0};    ///< tag, version
+        std::atomic<std::uint64_t> key{0};      ///< see prepared
+        std::atomic<std::uint64_t> distance{0}; ///< from an input address to its host address
+        std::atomic<std::uint64_t> output{0};   ///< attributes, output, refusals
     };
-    struct alignas(64) set {
-        std::atomic<std::uint64_t> sequence{0};
-        std::atomic<std::uint32_t> recency{0};
-        std::array<std::atomic<std::uint64_t>, Ways> address{}; ///< base, size and a valid bit
-        std::array<way_data, Ways> way{};
-    };
+    static_assert(sizeof(entry) == 32);
 
-    [[nodiscard]] static constexpr std::uint64_t address_word(std::uint64_t address,
-                                                              unsigned size_log2) noexcept {
-        return (address >> size_log2 << size_log2) | size_log2 << 1 | 1U;
+    // Of a state. In the upper half, tags are above these: no entry, being
+    // filled, being filled for nothing.
+    static constexpr std::uint64_t versions = 0xffff'ffff;
+    static constexpr std::uint64_t filling = std::uint64_t{1} << 32;
+    static constexpr std::uint64_t filling_in_vain = std::uint64_t{2} << 32;
+    // Of a key: the page size above the page's number.
+    static constexpr unsigned size_shift = 58;
+    // Of an output word. A set bit among the lowest is a reason to look closer:
+    // an access that is not allowed, or one of these.
+    static constexpr unsigned attributes_shift = 52;
+    static constexpr std::uint64_t address_bits = 0x000f'ffff'ffff'f000;
+    static constexpr unsigned not_memory = 1U << 6;
+    static constexpr unsigned untouched = 1U << 7; ///< the replacement policy is to be told
+    /// Whether hits need not tell the policy again and again.
+    static constexpr bool marks_touched = remembers_touches<Replacement>;
+
+    static constexpr std::size_t stride = std::bit_ceil(Ways); ///< entries from set to set
+    static constexpr std::uint64_t home_ways = std::bit_floor(Ways) - 1;
+    // Pages in a row share a set where each can have a home of its own.
+    static constexpr bool rows = std::has_single_bit(Ways);
+    static constexpr unsigned set_shift = rows ? std::countr_one(home_ways) : 0;
+    static constexpr unsigned way_shift = rows ? 0 : std::countr_zero(Sets);
+    static constexpr std::size_t nowhere = ~std::size_t{0};
+
+    [[nodiscard]] static constexpr bool is_empty(std::uint64_t state) noexcept {
+        return state >> 32 == 0;
     }
-    /// Where an entry is, and the set's sequence word at the time.
-    /// Small enough to be returned in registers.
+    [[nodiscard]] static constexpr bool is_busy(std::uint64_t state) noexcept {
+        return (state & ~versions) == filling || (state & ~versions) == filling_in_vain;
+    }
+
+    /// Pages of one row are in one set.
+    [[nodiscard]] static constexpr std::uint64_t row_of(std::uint64_t address,
+                                                        unsigned size_log2) noexcept {
+        return address >> size_log2 >> set_shift;
+    }
+    [[nodiscard]] static constexpr std::size_t set_of(std::uint64_t key) noexcept {
+        return key >> set_shift & (Sets - 1);
+    }
+    [[nodiscard]] static constexpr unsigned way_of(std::uint64_t key) noexcept {
+        return static_cast<unsigned>(key >> way_shift & home_ways);
+    }
+    [[nodiscard]] static constexpr std::size_t home_of(std::uint64_t key) noexcept {
+        if constexpr (rows) return key & (capacity - 1);
+        return set_of(key) * stride + way_of(key);
+    }
+
+    /// An entry that was found, and its state at the time.
     struct place {
-        std::uint64_t before = 0;
-        std::uint32_t index = 0; ///< of the set
-        std::uint16_t size_log2 = 0;
-        std::uint16_t way = Ways; ///< Ways = nowhere
+        std::size_t index = nowhere;
+        std::uint64_t state = 0;
     };
-
-    [[nodiscard]] static constexpr std::uint64_t tag_word(const tlb_entry& entry) noexcept {
-        return std::uint64_t{raw(entry.tag.space)} | std::uint64_t{raw(entry.tag.vm)} << 16 |
-               static_cast<std::uint64_t>(entry.tag.world) << 32 |
-               std::uint64_t{entry.guest_size_log2} << 40 | std::uint64_t{entry.global} << 48;
+    [[nodiscard]] bool is_at(std::size_t index, std::uint64_t state, std::uint64_t key,
+                             const prepared& by) const noexcept {
+        return (state ^ by.tag_) >> 32 == 0 &&
+               entries_[index].key.load(std::memory_order_relaxed) == key;
     }
-
-    /// The way where an entry is looked for first, and goes if it is empty then.
-    /// Neighbouring pages differ in their set or in this, and so do devices
-    /// that use the same addresses.
-    [[nodiscard]] static unsigned home_way(std::uint64_t address, unsigned size_log2,
-                                           std::uint64_t context) noexcept {
-        const std::uint64_t page = address >> size_log2;
-        return static_cast<unsigned>((page >> std::countr_zero(Sets)) ^ context >> 32) &
-               (std::bit_floor(unsigned{Ways}) - 1);
-    }
-    /// Bit w: way w holds that address.
-    template <std::size_t... W>
-    [[nodiscard]] static unsigned ways_with(const set& s, std::uint64_t wanted,
-                                            std::index_sequence<W...>) noexcept {
-        return ((unsigned{s.address[W].load(std::memory_order_relaxed) == wanted} << W) | ...);
-    }
-
     /// Looks into the home ways.
-    [[nodiscard, gnu::always_inline]] place home(const tlb_key& key) const noexcept {
-        for (std::uint64_t sizes = key.page_sizes; sizes != 0; sizes &= sizes - 1) {
-            const auto size_log2 = static_cast<unsigned>(std::countr_zero(sizes));
-            const std::size_t index = set_index(key.address, size_log2);
-            const set& s = sets_[index];
-            const std::uint64_t before = s.sequence.load(std::memory_order_acquire);
-            const unsigned w = home_way(key.address, size_log2, key.context);
-            if (s.address[w].load(std::memory_order_relaxed) ==
-                    address_word(key.address, size_log2) &&
-                s.way[w].context.load(std::memory_order_relaxed) == key.context) [[likely]] {
-                return {before, static_cast<std::uint32_t>(index),
-                        static_cast<std::uint16_t>(size_log2), static_cast<std::uint16_t>(w)};
-            }
+    [[nodiscard, gnu::always_inline]] place home(const tlb_key& wanted) const noexcept {
+        for (std::uint64_t sizes = wanted.page_sizes; sizes != 0; sizes &= sizes - 1) {
+            const prepared by =
+                prepare(wanted.context, static_cast<unsigned>(std::countr_zero(sizes)));
+            const std::uint64_t key = by.key(wanted.address);
+            const std::size_t index = home_of(key);
+            const std::uint64_t state = entries_[index].state.load(std::memory_order_acquire);
+            if (is_at(index, state, key, by)) [[likely]]
+                return {index, state};
         }
         return {};
     }
-    /// Looks into every way. Addresses first and without a branch, for which
-    /// way it will be cannot be predicted; then the contexts of those that match.
+    /// Looks into every way: keys first and without a branch, for which way it
+    /// will be cannot be predicted.
     [[nodiscard, gnu::noinline]] place search(std::uint64_t address, std::uint64_t context,
                                               std::uint64_t sizes) const noexcept {
         for (; sizes != 0; sizes &= sizes - 1) {
-            const auto size_log2 = static_cast<unsigned>(std::countr_zero(sizes));
-            const std::size_t index = set_index(address, size_log2);
-            const set& s = sets_[index];
-            const std::uint64_t before = s.sequence.load(std::memory_order_acquire);
-            unsigned matches =
-                ways_with(s, address_word(address, size_log2), std::make_index_sequence<Ways>{});
+            const prepared by = prepare(context, static_cast<unsigned>(std::countr_zero(sizes)));
+            const std::uint64_t key = by.key(address);
+            const std::size_t first = set_of(key) * stride;
+            unsigned matches = 0;
+            for (unsigned w = 0; w < Ways; ++w) {
+                const bool same = entries_[first + w].key.load(std::memory_order_relaxed) == key;
+                matches |= unsigned{same} << w;
+            }
             for (; matches != 0; matches &= matches - 1) {
-                const auto w = static_cast<unsigned>(std::countr_zero(matches));
-                if (s.way[w].context.load(std::memory_order_relaxed) == context) {
-                    return {before, static_cast<std::uint32_t>(index),
-                            static_cast<std::uint16_t>(size_log2), static_cast<std::uint16_t>(w)};
-                }
+                const std::size_t index = first + static_cast<unsigned>(std::countr_zero(matches));
+                const std::uint64_t state = entries_[index].state.load(std::memory_order_acquire);
+                if (is_at(index, state, key, by)) return {index, state};
             }
         }
         return {};
     }
-    [[nodiscard]] static std::size_t set_index(std::uint64_t address, unsigned size_log2) noexcept {
-        const std::uint64_t page = address >> size_log2;
-        return (page ^ page >> std::countr_zero(Sets)) & (Sets - 1);
+    /// Whether what was read since it was found is one entry.
+    [[nodiscard]] bool still(const place& at) const noexcept {
+        std::atomic_thread_fence(std::memory_order_acquire);
+        return entries_[at.index].state.load(std::memory_order_relaxed) == at.state;
     }
-    [[nodiscard]] set& set_of(std::uint64_t address, unsigned size_log2) noexcept {
-        return sets_[set_index(address, size_log2)];
+    void touch(std::size_t index) noexcept {
+        const auto way = static_cast<unsigned>(index % stride);
+        Replacement::touch(recency_[index / stride], way);
+        if constexpr (marks_touched) {
+            std::atomic<std::uint64_t>& word = entries_[index].output;
+            if ((word.load(std::memory_order_relaxed) & untouched) != 0)
+                word.fetch_and(~std::uint64_t{untouched}, std::memory_order_relaxed);
+        }
     }
 
     /// How many sets the pages of [first, last] are in, cut off at Sets.
@@ -227,132 +289,141 @@ private:
         std::uint64_t total = 0;
         for (; sizes != 0 && total < Sets; sizes &= sizes - 1) {
             const auto size_log2 = static_cast<unsigned>(std::countr_zero(sizes));
-            const std::uint64_t more = (last >> size_log2) - (first >> size_log2);
+            const std::uint64_t more = row_of(last, size_log2) - row_of(first, size_log2);
             total = more >= Sets ? Sets : total + more + 1;
         }
         return total;
     }
 
-    void note_size(const tlb_entry& entry) noexcept {
-        const std::uint64_t bit = std::uint64_t{1} << entry.size_log2;
+    void note_size(const tlb_entry& filled) noexcept {
+        const std::uint64_t bit = std::uint64_t{1} << filled.size_log2;
         if ((sizes_.load(std::memory_order_seq_cst) & bit) == 0) {
             sizes_.fetch_or(bit, std::memory_order_seq_cst);
         }
-        if (entry.guest_size_log2 == entry.size_log2) return;
-        const std::uint64_t cut = std::uint64_t{1} << entry.guest_size_log2;
+        if (filled.guest_size_log2 == filled.size_log2) return;
+        const std::uint64_t cut = std::uint64_t{1} << filled.guest_size_log2;
         if ((cut_pages_.load(std::memory_order_seq_cst) & cut) == 0) {
             cut_pages_.fetch_or(cut, std::memory_order_seq_cst);
         }
     }
 
-    [[nodiscard]] unsigned choose_way(set& s, const tlb_entry& entry) noexcept {
-        const std::uint64_t word = address_word(entry.base, entry.size_log2);
-        unsigned empty = Ways;
+    [[nodiscard]] unsigned choose_way(std::size_t set, std::uint64_t key,
+                                      const prepared& by) noexcept {
+        const entry* const ways = &entries_[set * stride];
+        // The same page of the same context, whatever its generation: the older
+        // entry can never be hit again, or is the same translation.
+        constexpr unsigned index_shift = 32 + translation_contexts::generation_bits;
+        const auto is_same = [&](unsigned w) noexcept {
+            return ways[w].key.load(std::memory_order_relaxed) == key &&
+                   (ways[w].state.load(std::memory_order_relaxed) ^ by.tag_) >> index_shift == 0;
+        };
+        const auto is_free = [&](unsigned w) noexcept {
+            return is_empty(ways[w].state.load(std::memory_order_relaxed));
+        };
+        const unsigned home = way_of(key);
+        if (is_same(home)) return home;
+        unsigned free = is_free(home) ? home : unsigned{Ways};
         for (unsigned w = 0; w < Ways; ++w) {
-            const std::uint64_t held = s.address[w].load(std::memory_order_relaxed);
-            if (held == 0) empty = empty == Ways ? w : empty;
-            // The same page of the same context, whatever its generation: the
-            // older entry can never be hit again, or is the same translation.
-            if (held == word &&
-                (s.way[w].context.load(std::memory_order_relaxed) ^ entry.context) >> 32 == 0) {
-                return w;
+            if (is_same(w)) return w;
+            if (free == Ways && is_free(w)) free = w;
+        }
+        if (free != Ways) return free;
+        const unsigned way = replacement_.victim(recency_[set], Ways, set);
+        mark_untouched(set);
+        return way;
+    }
+    /// The policy has forgotten hits, perhaps: it is to be told of the next ones.
+    void mark_untouched(std::size_t set) noexcept {
+        if constexpr (marks_touched) {
+            for (unsigned w = 0; w < Ways; ++w) {
+                std::atomic<std::uint64_t>& word = entries_[set * stride + w].output;
+                if (!Replacement::is_touched(recency_[set], w) &&
+                    (word.load(std::memory_order_relaxed) & untouched) == 0)
+                    word.fetch_or(untouched, std::memory_order_relaxed);
             }
         }
-        const unsigned home = home_way(entry.base, entry.size_log2, entry.context);
-        if (s.address[home].load(std::memory_order_relaxed) == 0) return home;
-        if (empty != Ways) return empty;
-        return replacement_.victim(s.recency, Ways, static_cast<std::size_t>(&s - sets_.data()));
     }
 
-    static void write(set& s, unsigned w, const tlb_entry& entry) noexcept {
-        constexpr auto order = std::memory_order_release; // never before the odd sequence
-        s.address[w].store(address_word(entry.base, entry.size_log2), order);
-        s.way[w].context.store(entry.context, order);
-        s.way[w].host.store(entry.host, order);
-        s.way[w].output.store(std::uint64_t{entry.attributes.packed()} << 52 |
-                                  (entry.output & address_bits) | entry.allowed.bits(),
-                              order);
-        s.way[w].tag.store(tag_word(entry), order);
-    }
-
-    /// What a way holds. Torn unless the set is locked, or its sequence is looked
-    /// at before and after.
-    [[nodiscard]] static tlb_entry entry_in(const set& s, std::size_t w) noexcept {
-        constexpr auto order = std::memory_order_relaxed;
-        const std::uint64_t word = s.address[w].load(order);
-        const std::uint64_t output = s.way[w].output.load(order);
-        const std::uint64_t tag = s.way[w].tag.load(order);
-        tlb_entry entry;
-        entry.base = word & ~low_bits;
-        entry.context = s.way[w].context.load(order);
-        entry.host = s.way[w].host.load(order);
-        entry.output = output & address_bits;
-        entry.tag.space = asid{static_cast<std::uint16_t>(tag)};
-        entry.tag.vm = vmid{static_cast<std::uint16_t>(tag >> 16)};
-        entry.tag.world = static_cast<stream_world>(tag >> 32 & 0xff);
-        entry.allowed = permissions{static_cast<unsigned>(output & 0x3f)};
-        entry.size_log2 = static_cast<std::uint8_t>(word >> 1 & 0x3f);
-        entry.guest_size_log2 = static_cast<std::uint8_t>(tag >> 40 & 0x7f);
-        entry.global = (tag >> 48 & 1) != 0;
-        entry.attributes = memory_attributes::unpacked(output >> 52);
-        return entry;
-    }
-    [[nodiscard]] static bool covered(const set& s, std::size_t w,
-                                      const invalidation_scope& scope) noexcept {
-        return s.address[w].load(std::memory_order_relaxed) != 0 &&
-               entry_in(s, w).covered_by(scope);
-    }
-
-    /// Ends a fill; clears the set first if an invalidation asked for that.
-    static void unlock(set& s, std::uint64_t held) noexcept {
-        std::uint64_t sequence = held;
-        if (s.sequence.compare_exchange_strong(sequence, (held & ~busy) + one_more,
-                                               std::memory_order_seq_cst)) {
-            return;
+    /// Fills an entry that is busy.
+    void write(std::size_t set, unsigned way, std::uint64_t key, const tlb_entry& filled) noexcept {
+        constexpr auto order = std::memory_order_release; // never before the entry is busy
+        entry& e = entries_[set * stride + way];
+        replacement_.filled(recency_[set], way);
+        std::uint64_t reasons = ~filled.allowed.bits() & permissions::all().bits();
+        if (filled.host == nullptr) reasons |= not_memory;
+        if constexpr (marks_touched) {
+            if (!Replacement::is_touched(recency_[set], way)) reasons |= untouched;
         }
-        for (auto& word : s.address)
-            word.store(0, std::memory_order_release);
-        s.sequence.store((held & ~busy) + one_more, std::memory_order_seq_cst);
+        e.key.store(key, order);
+        e.distance.store(reinterpret_cast<std::uintptr_t>(filled.host) - filled.base, order);
+        e.output.store(std::uint64_t{filled.attributes.packed()} << attributes_shift |
+                           (filled.output & address_bits) | reasons,
+                       order);
+        owners_[set * stride + way].store(owner_word(filled), order);
+    }
+    [[nodiscard]] static constexpr std::uint64_t owner_word(const tlb_entry& filled) noexcept {
+        return std::uint64_t{raw(filled.tag.space)} | std::uint64_t{raw(filled.tag.vm)} << 16 |
+               static_cast<std::uint64_t>(filled.tag.world) << 32 |
+               std::uint64_t{filled.guest_size_log2} << 40 | std::uint64_t{filled.global} << 48;
+    }
+    /// What an entry with this state holds. Torn unless the state is still the
+    /// same afterwards.
+    [[nodiscard]] tlb_entry held_in(std::size_t index, std::uint64_t state) const noexcept {
+        constexpr auto order = std::memory_order_relaxed;
+        const std::uint64_t key = entries_[index].key.load(order);
+        const std::uint64_t output = entries_[index].output.load(order);
+        const std::uint64_t owner = owners_[index].load(order);
+        tlb_entry held;
+        held.context = translation_contexts::unpacked(static_cast<std::uint32_t>(state >> 32));
+        held.size_log2 = static_cast<std::uint8_t>(key >> size_shift);
+        held.base = (key ^ prepare(held.context, held.size_log2).salt_) << held.size_log2;
+        if ((output & not_memory) == 0) {
+            held.host =
+                reinterpret_cast<std::byte*>(held.base + entries_[index].distance.load(order));
+        }
+        held.output = output & address_bits;
+        held.allowed = permissions{~static_cast<unsigned>(output)};
+        held.attributes = memory_attributes::unpacked(output >> attributes_shift);
+        held.tag.space = asid{static_cast<std::uint16_t>(owner)};
+        held.tag.vm = vmid{static_cast<std::uint16_t>(owner >> 16)};
+        held.tag.world = static_cast<stream_world>(owner >> 32 & 0xff);
+        held.guest_size_log2 = static_cast<std::uint8_t>(owner >> 40 & 0x7f);
+        held.global = (owner >> 48 & 1) != 0;
+        return held;
     }
 
-    /// Clears the entries of one set that the scope covers. Never waits.
-    static void remove_covered(set& s, const invalidation_scope& scope) noexcept {
-        std::uint64_t sequence = s.sequence.load(std::memory_order_seq_cst);
-        for (;;) {
-            if ((sequence & busy) != 0) {
-                if ((sequence & clear_wanted) != 0 ||
-                    s.sequence.compare_exchange_strong(sequence, sequence | clear_wanted,
-                                                       std::memory_order_seq_cst)) {
-                    return; // the filler clears it
-                }
+    void remove_covered(std::size_t set, const invalidation_scope& scope) noexcept {
+        for (unsigned w = 0; w < Ways; ++w)
+            remove_if_covered(set * stride + w, scope);
+    }
+    /// Empties an entry that the scope covers, or may come to cover. Never waits.
+    void remove_if_covered(std::size_t index, const invalidation_scope& scope) noexcept {
+        std::atomic<std::uint64_t>& word = entries_[index].state;
+        std::uint64_t state = word.load(std::memory_order_seq_cst);
+        while (!is_empty(state) && (state & ~versions) != filling_in_vain) {
+            std::uint64_t then = state & versions;
+            if (is_busy(state)) {
+                then |= filling_in_vain; // its filler leaves it empty
+            } else if (!held_in(index, state).covered_by(scope)) {
+                std::atomic_thread_fence(std::memory_order_acquire);
+                const std::uint64_t now = word.load(std::memory_order_seq_cst);
+                if (now == state) return;
+                state = now;
                 continue;
             }
-            bool any = false;
-            for (std::size_t w = 0; w < Ways; ++w)
-                any = any || covered(s, w, scope);
-            if (!any) {
-                std::atomic_thread_fence(std::memory_order_acquire);
-                const std::uint64_t now = s.sequence.load(std::memory_order_seq_cst);
-                if (now == sequence) return;
-                sequence = now;
-            } else if (s.sequence.compare_exchange_strong(sequence, sequence | busy,
-                                                          std::memory_order_seq_cst)) {
-                break;
-            }
+            if (word.compare_exchange_strong(state, then, std::memory_order_seq_cst)) return;
         }
-        for (std::size_t w = 0; w < Ways; ++w) {
-            if (covered(s, w, scope)) s.address[w].store(0, std::memory_order_release);
-        }
-        s.sequence.store(sequence + one_more, std::memory_order_seq_cst);
     }
 
-    std::array<set, Sets> sets_{};
+    alignas(64) std::array<entry, Sets * stride> entries_{};
+    std::array<std::atomic<std::uint64_t>, Sets * stride> owners_{}; ///< what invalidations match
+    std::array<std::atomic<std::uint32_t>, Sets> recency_{};
     [[no_unique_address]] replacement_of<Replacement> replacement_{};
     alignas(64) std::atomic<std::uint64_t> epoch_{0};
     std::atomic<std::uint64_t> sizes_{0};     ///< page sizes ever filled
     std::atomic<std::uint64_t> cut_pages_{0}; ///< sizes of guest pages ever cached in pieces
 };
 
-static_assert(tlb_policy<set_associative<16, 4>>);
+static_assert(quick_tlb_policy<set_associative<16, 4>>);
 
 } // namespace vm_accel::inline v0

@@ -13,6 +13,27 @@
 
 namespace vm_accel::inline v0 {
 
+/// How the tag of a context is made: its index, below `most`, in the upper half,
+/// and its generation, of at most `generation_bits`, in the lower.
+struct translation_contexts {
+    static constexpr std::size_t most = 4095;
+    static constexpr unsigned generation_bits = 20;
+    static constexpr std::uint64_t generations = (std::uint64_t{1} << generation_bits) - 1;
+
+    /// A tag in 32 bits, never below 2^generation_bits; and back.
+    [[nodiscard]] static constexpr std::uint32_t packed(std::uint64_t tag) noexcept {
+        return static_cast<std::uint32_t>(((tag >> 32) + 1) << generation_bits |
+                                          (tag & generations));
+    }
+    [[nodiscard]] static constexpr std::uint64_t unpacked(std::uint32_t tag) noexcept {
+        return (std::uint64_t{tag >> generation_bits} - 1) << 32 | (tag & generations);
+    }
+};
+/// The index of a tag's context, the same in every generation.
+[[nodiscard]] constexpr std::uint32_t context_index(std::uint64_t tag) noexcept {
+    return static_cast<std::uint32_t>(tag >> 32);
+}
+
 /// What a look-up is for. `context` is the tag that context_table gives: two
 /// translations with different tags never hit each other's entries.
 struct tlb_key {
@@ -53,8 +74,7 @@ struct tlb_entry {
     }
     [[nodiscard]] constexpr bool covered_by(const invalidation_scope& scope) const noexcept {
         const std::uint64_t size = guest_size_log2 >= 64 ? 0 : std::uint64_t{1} << guest_size_log2;
-        return scope.covers(tag, global, static_cast<std::uint32_t>(context >> 32), guest_base(),
-                            size);
+        return scope.covers(tag, global, context_index(context), guest_base(), size);
     }
 };
 
@@ -81,6 +101,29 @@ concept tlb_policy =
         { tlb.invalidate(scope) } noexcept -> std::same_as<void>;
         { T::lock_free_lookup } -> std::convertible_to<bool>;
         { T::capacity } -> std::convertible_to<std::size_t>;
+    };
+
+/// What a quick look-up gives.
+struct quick_hit {
+    bool found = false;
+    std::byte* host = nullptr; ///< of the address itself
+    std::uint64_t output = 0;  ///< physical address of the entry's first byte
+    memory_attributes attributes{};
+};
+
+/// A TLB that can be asked for one context and page size again and again, by what
+/// it has made of them beforehand. look_quickly() finds only what lookup() would
+/// find too, and only memory; not found means ask lookup(). `asked` is
+/// asks_for() of the permission that the access needs.
+template <class T>
+concept quick_tlb_policy =
+    tlb_policy<T> && requires(T tlb, const typename T::prepared& by, std::uint64_t word,
+                              unsigned number, std::uint8_t asked) {
+        requires std::default_initializable<typename T::prepared>;
+        requires std::copyable<typename T::prepared>;
+        { T::prepare(word, number) } noexcept -> std::same_as<typename T::prepared>;
+        { T::asks_for(number) } noexcept -> std::same_as<std::uint8_t>;
+        { tlb.look_quickly(by, word, asked) } noexcept -> std::same_as<quick_hit>;
     };
 
 } // namespace vm_accel::inline v0
