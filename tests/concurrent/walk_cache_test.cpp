@@ -1,0 +1,79 @@
+#include <vm_accel/smmu/caches/walk_cache.hpp>
+
+#include <catch2/catch.hpp>
+
+#include <atomic>
+#include <cstdint>
+#include <thread>
+#include <vector>
+
+using namespace vm_accel;
+
+namespace {
+
+using u64 = std::uint64_t;
+
+constexpr translation_tag tag{stream_world::ns_el1, vmid{3}, asid{5}};
+constexpr unsigned size_log2 = 21;
+constexpr u64 prefixes = 4;
+
+constexpr walk_owner owner_of(u64 context) { return {context, walk_owner::home_of(tag)}; }
+/// Says whose it is, what for, and since when.
+constexpr u64 word_of(u64 context, u64 prefix, u64 version) {
+    return version << 16 | context << 8 | prefix;
+}
+
+} // namespace
+
+TEST_CASE("words of the walk cache are whole, and gone once invalidated",
+          "[smmu][concurrent][walk_cache]") {
+    walk_cache<4, 4> cache; // few places: owners and prefixes meet in them
+    std::atomic<u64> version{1};
+    std::atomic<bool> stop{false};
+    std::atomic<u64> invalidated{0}; ///< what is older is gone
+    std::atomic<u64> torn{0};
+    std::atomic<u64> stale{0};
+    std::atomic<u64> found{0};
+    std::atomic<u64> late{0};
+    const auto use = [&](u64 seed) {
+        for (u64 i = seed; !stop.load(std::memory_order_relaxed); ++i) {
+            const u64 context = 1 + i % 3;
+            const u64 prefix = i / 3 % prefixes;
+            const walk_owner owner = owner_of(context);
+            const u64 least = invalidated.load(std::memory_order_seq_cst);
+            if (const auto word = cache.find_table(owner, prefix << size_log2, size_log2)) {
+                found.fetch_add(1, std::memory_order_relaxed);
+                if ((*word & 0xffff) != (context << 8 | prefix)) ++torn;
+                if (*word >> 16 < least) ++stale;
+            }
+            const walk_ticket ticket = cache.begin();
+            const u64 now = version.load(std::memory_order_seq_cst); // the walk's reads
+            if (i % 32 == 0) std::this_thread::yield();              // it may take long
+            if (invalidated.load(std::memory_order_seq_cst) > now) ++late;
+            cache.keep_table(ticket, owner, prefix << size_log2, size_log2,
+                             word_of(context, prefix, now));
+        }
+    };
+    std::vector<std::thread> devices;
+    for (u64 seed = 0; seed < 3; ++seed)
+        devices.emplace_back(use, seed * 7);
+    u64 rounds = 0;
+    // Goes on until words have been found, and have come too late, so that it cannot
+    // pass by scheduling.
+    while (rounds < 3000 || found.load() < 3000 || late.load() < 300) {
+        ++rounds;
+        const u64 least = version.fetch_add(1, std::memory_order_seq_cst) + 1;
+        cache.invalidate(invalidation_scope::addresses(tag, 0, (prefixes << size_log2) - 1, false));
+        for (u64 i = 0; i < 3 * prefixes; ++i) {
+            const auto word = cache.find_table(owner_of(1 + i % 3), i / 3 << size_log2, size_log2);
+            if (word && *word >> 16 < least) ++stale;
+        }
+        invalidated.store(least, std::memory_order_seq_cst);
+        std::this_thread::yield();
+    }
+    stop = true;
+    for (std::thread& device : devices)
+        device.join();
+    CHECK(torn.load() == 0);
+    CHECK(stale.load() == 0);
+}
