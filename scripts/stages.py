@@ -321,6 +321,15 @@ class Stages:
         if self.tsan.make("concurrent_tests"):
             self.tsan.catch("concurrent_tests", {"TSAN_OPTIONS": "halt_on_error=1"})
 
+    def models(self):
+        """spin: models of the TLB entry's and the guards' protocols hold, and fail without a rule"""
+        status, output = run(["tests/models/check.py"], progress="models")
+        counts = re.search(r"^models (\d+), as expected (\d+)$", output, re.M)
+        if status == 0 and counts:
+            self.results.ok(int(counts[1]))
+        else:
+            self.results.fail("tests/models/check.py", output)
+
     def formatting(self):
         """clang-format-19 changes nothing"""
         clean = True
@@ -474,7 +483,8 @@ class Stages:
 
 
 ALL = ["packages", "formatting", "unit", "compile_fail", "structure", "consumers", "programs",
-       "lone_headers", "sanitizers", "threads", "tidy", "walk_oracle", "differential", "arm64", "demo"]
+       "lone_headers", "sanitizers", "threads", "models", "tidy", "walk_oracle", "differential",
+       "arm64", "demo"]
 QUICK = ["formatting", "unit", "compile_fail", "structure"]
 SLOWER = ["slower"]
 
