@@ -185,7 +185,7 @@ TEST_CASE("TLB: set_duelling keeps what a stream would throw out", "[tlb][replac
     // Half the capacity, and three times as many accesses of a stream.
     std::uint64_t next = 0x10'0000;
     const auto stream = both(40'000, [&](unsigned i) -> std::uint64_t {
-        return i % 4 == 0 ? 0x8000 + random() % 128 : next++;
+        return i % 4 == 0 ? 0x8000 + random() % 128 * 2 : next++;
     });
     CHECK(stream.second > 2 * stream.first);
     CHECK(stream.second >= 22); // of 25

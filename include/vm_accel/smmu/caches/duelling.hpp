@@ -57,8 +57,8 @@ struct duelling_clock {
     }
 
 private:
-    static constexpr std::uint32_t balance = 512;
-    static constexpr std::uint32_t most = 1023;
+    static constexpr std::uint32_t balance = 64;
+    static constexpr std::uint32_t most = 127; ///< low, so that a change is soon noticed
     static constexpr std::uint32_t one_fill = 1U << 20;
     static constexpr std::uint32_t fills = 31U << 20; ///< bits [24:20] count fills
 
