@@ -6,6 +6,7 @@
 /// programs. A disk reaches guest memory, and the GIC with its messages, through
 /// its port of the SMMU only.
 #include "device_tree.hpp"
+#include "dma_recorder.hpp"
 #include "guest_bus.hpp"
 #include "injector.hpp"
 #include "io_thread.hpp"
@@ -52,7 +53,6 @@ namespace {
 
 using namespace vm_accel;
 
-/// What accelerates this machine. Which SMMU it is, is chosen once, at start.
 /// Linux listens to the SMMU's messages or to its wires: an edge beside each message would be a
 /// system call that nobody hears.
 constexpr smmu_features everything = [] {
@@ -61,14 +61,15 @@ constexpr smmu_features everything = [] {
     return f;
 }();
 
+/// What accelerates this machine. Which SMMU it is, is chosen once, at start.
 template <smmu_features F>
 struct smmu_choice : default_smmu_options {
     static constexpr smmu_features features = F;
     static constexpr stream_id message_requester{machine_map::smmu_device};
 };
 template <smmu_features F>
-using guest_smmu =
-    smmu<set_associative<256, 4>, bitmap_streams<0x10000>, region_map, smmu_lines, smmu_choice<F>>;
+using guest_smmu = smmu<recorded_tlb<set_associative<256, 4>>, bitmap_streams<0x10000>, region_map,
+                        smmu_lines, smmu_choice<F>>;
 using guest_ram = numa_allocator<local_first>;
 using guest_affinity = affinity<linux_platform>;
 template <smmu_features F>
@@ -250,11 +251,18 @@ int run(const options& wanted) {
     const auto line_to = [&vm](unsigned spi) {
         return [&vm, spi](bool level) noexcept { static_cast<void>(vm.set_spi(spi, level)); };
     };
+    dma_recorder record;
+    dma_recorder* const recorder = wanted.record.empty() ? nullptr : &record;
+    if (recorder != nullptr) need(record.open(wanted.record));
+    using port = recorded_port<typename guest_smmu<F>::port>;
     const auto attach = [&](std::string_view device, std::uint32_t stream,
                             const attach_options& how = {}) {
         static_cast<void>(
             need(host.smmu().attach_device(device, ram_range, stream_id{stream}, how)));
-        return need(host.smmu().make_port(device));
+        return port{need(host.smmu().make_port(device)), recorder};
+    };
+    const auto port_of = [&](std::string_view device) {
+        return port{need(host.smmu().make_port(device)), nullptr};
     };
     os::wakeup bell, pci_bell, rogue_bell;
     for (os::wakeup* each : {&bell, &pci_bell, &rogue_bell})
@@ -263,7 +271,6 @@ int run(const options& wanted) {
     pl011 uart{[](std::string_view text) noexcept { print(text); }, line_to(machine_map::uart_spi)};
     virtio_disk disk{attach("disk", machine_map::disk_stream), storage,
                      line_to(machine_map::disk_spi), waker(bell)};
-    using port = typename guest_smmu<F>::port;
     using pci_disk_type = virtio_pci_disk<port, decltype(waker(pci_bell))>;
     std::optional<pci_disk_type> pci_disk;
     std::optional<pci_host<pci_disk_type>> pci_bus;
@@ -272,25 +279,25 @@ int run(const options& wanted) {
         pci_disk.emplace(attach("pci-disk", machine_map::pci_disk_stream, {.ats = F.ats}),
                          *pci_storage, waker(pci_bell), pci_translation{F.ats, F.substream_bits});
         pci_bus.emplace(*pci_disk);
-        pci_news.emplace(need(host.smmu().make_port("pci-disk")));
+        pci_news.emplace(port_of("pci-disk"));
     }
     std::vector<dma_source<port>> rogues;
     if (wanted.inject) {
-        rogues.push_back(
-            {"unmapped", machine_map::disk_stream, need(host.smmu().make_port("disk"))});
+        rogues.push_back({"unmapped", machine_map::disk_stream, port_of("disk")});
         rogues.push_back({"no-level-2-table", machine_map::tableless_stream,
                           attach("rogue-far", machine_map::tableless_stream)});
         rogues.push_back({"aborting-ste", machine_map::aborting_stream,
                           attach("rogue-near", machine_map::aborting_stream)});
         if (pci && F.ats) {
-            rogues.push_back({"stale-translation", machine_map::pci_disk_stream,
-                              need(host.smmu().make_port("pci-disk")), true});
+            rogues.push_back(
+                {"stale-translation", machine_map::pci_disk_stream, port_of("pci-disk"), true});
         }
     }
     injector rogue{
         std::move(rogues), host.guest_memory(), offset_by(machine_map::ram_base, ram_bytes / 2),
         [](const injection& i) noexcept { print(line_of(i) + '\n'); }, waker(rogue_bell)};
-    guest_bus bus{uart, host.smmu(), disk, pci ? &*pci_bus : nullptr,
+    recorded_registers<F, guest_smmu<F>> smmu_registers{host.smmu(), host.guest_memory(), recorder};
+    guest_bus bus{uart, smmu_registers, disk, pci ? &*pci_bus : nullptr,
                   wanted.inject ? &rogue : nullptr};
 
     // --- kernel, initial file system and device tree into RAM

@@ -16,6 +16,7 @@ inline constexpr std::string_view usage =
     "                [--vcpus N] [--memory MIB] [--numa-nodes N] [--cmdline TEXT]\n"
     "                [--features stage1|full] [--can-stall] [--inject] [--report FILE.json]\n"
     "                [--timeout SECONDS] [--suspend-after REQUESTS --state FILE | --resume FILE]\n"
+    "                [--record FILE]\n"
     "\n"
     "Boots an arm64 Linux kernel under KVM with disks behind an SMMUv3 of this library.\n"
     "  --kernel IMAGE      an uncompressed arm64 Image\n"
@@ -38,6 +39,9 @@ inline constexpr std::string_view usage =
     "                      and end with exit status 5, in the middle of the guest's I/O\n"
     "  --state FILE        where to save it\n"
     "  --resume FILE       go on with a saved machine; all else as when it was saved\n"
+    "  --record FILE       write what the disks and the guest's driver do to the SMMU's TLB "
+    "there:\n"
+    "                      a trace for examples/policy_lab\n"
     "The guest's console is standard output. Exit status: 0 when the guest powered off, 1 when\n"
     "the machine could not be set up or an injected DMA was not refused, 2 for a wrong command\n"
     "line, 3 after the timeout, 4 when the guest ended otherwise, 5 when it was suspended.\n";
@@ -45,6 +49,7 @@ inline constexpr std::string_view usage =
 struct options {
     std::string kernel, initrd, disk, report;
     std::string pci_disk;            ///< empty: no PCI bus
+    std::string record;              ///< where a trace goes; empty: none
     std::string state;               ///< where a suspended machine goes
     std::string resume;              ///< a suspended machine to go on with; empty: boot
     std::uint64_t suspend_after = 0; ///< requests of the first disk; 0: never
@@ -103,6 +108,8 @@ parse_options(std::span<const char* const> arguments) {
             parsed.disk = value;
         } else if (name == "--pci-disk") {
             parsed.pci_disk = value;
+        } else if (name == "--record") {
+            parsed.record = value;
         } else if (name == "--state") {
             parsed.state = value;
         } else if (name == "--resume") {

@@ -10,12 +10,15 @@ missing, 77 not possible here (the reason is printed as SKIP).
 """
 
 import argparse
+import base64
 import dataclasses
 import fcntl
+import gzip
 import hashlib
 import json
 import os
 import pathlib
+import re
 import shutil
 import sys
 import time
@@ -53,6 +56,9 @@ def arguments():
     parser.add_argument("--suspend", action="store_true",
                         help="suspend the machine in the middle of its I/O and go on in another "
                              "process")
+    parser.add_argument("--record", nargs=2, metavar=("WORK", "FILE"),
+                        help="the guest does that I/O only (read, write or mixed); its DMA is "
+                             "recorded in FILE, for examples/policy_lab")
     parser.add_argument("--vmm", metavar="PATH", help="run this arm64 program, build nothing")
     parser.add_argument("--keep", action="store_true", help="keep disk and file systems of the run")
     parser.add_argument("--limit", type=int, default=240, metavar="SECONDS",
@@ -61,7 +67,10 @@ def arguments():
                         help="boot the same guest on QEMU's own SMMUv3: checks the guest script")
     parser.add_argument("--self-test", action="store_true",
                         help="spoil a recorded console in many ways; each must be rejected")
-    return parser.parse_args()
+    options = parser.parse_args()
+    if options.record and options.record[0] not in ("read", "write", "mixed"):
+        parser.error(f"--record: {options.record[0]} is not read, write or mixed")
+    return options
 
 
 def make_disk(path, size):
@@ -115,6 +124,7 @@ def run(options, kernel, vmm, direct):
                      *([options.features] if options.features != "stage1" else []),
                      *([options.iommu] if options.iommu != "strict" else []),
                      *(["suspend"] if options.suspend else []),
+                     *(["record"] if options.record else []),
                      *(["reference"] if options.reference else [])])
     folder = machines.REPOSITORY / "build" / "demo" / name
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -139,7 +149,8 @@ def run_in(folder, options, kernel, vmm, direct):
                    "DEMO_MEMORY": GUEST_MEMORY_MIB, "DEMO_TIMEOUT": options.limit,
                    "DEMO_OPTIONS": words, "DEMO_FEATURES": options.features,
                    "DEMO_STALLS": "--can-stall" if facts.stalls else "",
-                   "DEMO_SUSPEND": SUSPEND_AFTER if options.suspend else ""}
+                   "DEMO_SUSPEND": SUSPEND_AFTER if options.suspend else "",
+                   "DEMO_WORK": options.record[0] if options.record else ""}
     if options.reference:
         say(f"booting {kernel.release} on QEMU's own SMMUv3")
         command = machines.reference_machine(kernel, folder / "guest.cpio", folder, words)
@@ -190,12 +201,27 @@ def self_test():
     return 0
 
 
+def save_trace(text, path):
+    """The trace that the VMM recorded, from the console into a file."""
+    ended = re.search(r"^OUTER: linux_kvm_arm64 exit status 0$", text, re.M)
+    packed = re.search(r"^OUTER: trace begin$(.*)^OUTER: trace end$", text, re.M | re.S)
+    if ended is None or packed is None:
+        print("no trace: the run did not end well")
+        return 1
+    trace = gzip.decompress(base64.b64decode(packed[1]))
+    pathlib.Path(path).write_bytes(trace)
+    print(f"recorded: {path}, {len(trace)} bytes, {trace.count(10)} lines")
+    return 0
+
+
 def main():
     options = arguments()
     if options.self_test:
         return self_test()
     kernel, vmm, direct = prepare(options)
     text, facts = run(options, kernel, vmm, direct)
+    if options.record:
+        return save_trace(text, options.record[1])
     verdicts = claims.judge(text, facts)
     if options.reference:
         verdicts = [verdict for verdict in verdicts if verdict[0].judge in claims.REFERENCE]

@@ -2,7 +2,7 @@
 # First process of the demo's guest: drives the disks behind the SMMU through everything the demo
 # claims and prints one "GUEST:" line per fact. It judges nothing; the reader of the console does.
 # Environment (from the kernel command line): DEMO_INJECT, the features of the SMMU, asks the VMM for
-# DMA that must fail.
+# DMA that must fail; DEMO_WORK=read, write or mixed: do that I/O and nothing else.
 export PATH=/bin
 INJECT_REGISTER=0x0b000000
 
@@ -130,6 +130,21 @@ switch_beside() {
     wait
 }
 
+# work read|write: the disk in use, whole in large pieces, an eighth in pages, and pages at random.
+work() {
+    if [ "$1" = read ]; then from="if=$disk" to=of=/dev/null direct=iflag=direct at=skip
+    else from=if=/dev/zero to="of=$disk" direct=oflag=direct at=seek; fi
+    dd "$from" "$to" bs=64k count=$((4 * quarter)) $direct conv=notrunc 2>/dev/null
+    dd "$from" "$to" bs=4k count=$((8 * quarter)) $direct conv=notrunc 2>/dev/null
+    n=1
+    for _ in 1 2 3 4 5 6 7 8 9 10 11 12; do
+        n=$(((n * 1103515245 + 12345) % 2147483648))
+        dd "$from" "$to" bs=4k count=1 $at=$((n / 65536 % (64 * quarter))) $direct conv=notrunc \
+            2>/dev/null
+    done
+    say "$1 $name"
+}
+
 events() { dmesg | grep -c 'arm-smmu-v3.*event 0x'; }
 
 # inject KIND EXPECTED: with EXPECTED=logged waits until the driver has logged one event more.
@@ -180,6 +195,17 @@ for block in /sys/block/vd*; do
 done
 [ -n "$1" ] || shift
 first=$1 second=$2
+
+if [ -n "$DEMO_WORK" ]; then
+    for master in $first $second; do
+        use "$master"
+        [ "$DEMO_WORK" = write ] || work read &
+        [ "$DEMO_WORK" = read ] || work write &
+        [ "$DEMO_WORK" = mixed ] || wait
+    done
+    wait
+    finish "done"
+fi
 
 say "kernel $(uname -r)"
 say "processors $(nproc)"

@@ -22,7 +22,7 @@ LIBRARY_FOLDERS = (("/usr/lib/aarch64-linux-gnu", "/lib/aarch64-linux-gnu") if O
 FROM_THE_COMPILER = ("libc6.*", "libgcc.*", "libstdc.*", "gcc-.*", "linux-libc-dev", "libcrypt.*")
 GUEST_APPLETS = ("sh mount insmod cat echo grep sed dmesg sha256sum dd readlink basename devmem "
                  "sleep stty sync poweroff uname nproc rm touch")
-OUTER_APPLETS = GUEST_APPLETS + " mv kill"
+OUTER_APPLETS = GUEST_APPLETS + " mv kill gzip base64"
 # virtio_pci serves QEMU's own SMMU, which has PCI devices only.
 GUEST_MODULES = ("virtio_mmio", "virtio_pci", "virtio_blk", "arm_smmuv3_pmu")
 

@@ -1,7 +1,7 @@
 #!/bin/busybox sh
 # First process of the emulated arm64 machine: shows what the machine offers, then runs the VMM.
 # Environment (from the kernel command line): DEMO_VCPUS, DEMO_NODES, DEMO_MEMORY, DEMO_TIMEOUT,
-# DEMO_OPTIONS, DEMO_FEATURES, DEMO_STALLS, DEMO_SUSPEND.
+# DEMO_OPTIONS, DEMO_FEATURES, DEMO_STALLS, DEMO_SUSPEND, DEMO_WORK.
 export PATH=/bin
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys

@@ -5,7 +5,8 @@
 # (busybox) and an arm64 host. Environment: DEMO_VCPUS, DEMO_NODES, DEMO_MEMORY (MiB), DEMO_TIMEOUT,
 # DEMO_OPTIONS (for the guest's command line), DEMO_FEATURES (of the SMMU),
 # DEMO_STALLS (--can-stall, or nothing), DEMO_SUSPEND (suspend the machine after so many requests of
-# the disk, and go on in another process; nothing: never).
+# the disk, and go on in another process; nothing: never), DEMO_WORK (read, write or mixed: record
+# that I/O, and print the trace).
 cd "$1" || exit 1
 rm -f report.json sample
 
@@ -22,9 +23,10 @@ sample() {
 # The last sample that shows every vCPU thread is kept: threads come last in it, so the memory was
 # looked at while the guest ran.
 run() {
+    words="DEMO_INJECT=${DEMO_FEATURES:-stage1} DEMO_WORK=$DEMO_WORK $DEMO_OPTIONS"
     ./linux_kvm_arm64 --kernel Image --initrd guest.cpio --disk disk --pci-disk pci-disk \
         --vcpus "$DEMO_VCPUS" --memory "$DEMO_MEMORY" --numa-nodes "$DEMO_NODES" \
-        --cmdline "console=ttyAMA0 quiet panic=-1 DEMO_INJECT=${DEMO_FEATURES:-stage1} $DEMO_OPTIONS" \
+        --cmdline "console=ttyAMA0 quiet panic=-1 $words" \
         --features "${DEMO_FEATURES:-stage1}" $DEMO_STALLS --inject --report report.json \
         --timeout "$DEMO_TIMEOUT" "$@" </dev/null &
     vmm=$!
@@ -43,6 +45,11 @@ if [ -n "$DEMO_SUSPEND" ]; then
     rm -f sample
     run --resume machine.saved
     echo "OUTER: process $vmm resumed it"
+elif [ -n "$DEMO_WORK" ]; then
+    run --record trace
+    echo "OUTER: trace begin"
+    gzip -9 <trace | base64
+    echo "OUTER: trace end"
 else
     run
 fi
