@@ -219,7 +219,9 @@ TEMPLATE_LIST_TEST_CASE("TLB: refilling a page replaces its entry", "[tlb]", eve
 TEMPLATE_TEST_CASE("TLB: prepared look-ups find what was found before, exactly", "[tlb]",
                    (set_associative<16, 4>), (set_associative<16, 4, lru>),
                    (set_associative<4, 7, ::vm_accel::random>), (set_duelling<32, 4>),
-                   direct_mapped<16>, (prefetching<set_associative<16, 4>>)) {
+                   direct_mapped<16>, (prefetching<set_associative<16, 4>>),
+                   (two_level<direct_mapped<16>, fully_associative<4>>),
+                   (partitioned<set_associative<16, 4>, 3>)) {
     const auto tlb = std::make_unique<TestType>();
     constexpr unsigned read = permissions::user_read;
     constexpr std::uint64_t page = 0xffff'ffff'ffff'5000;

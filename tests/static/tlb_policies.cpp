@@ -227,6 +227,14 @@ static_assert(direct_mapped<16>::capacity == 16 && set_duelling<16, 4>::capacity
 static_assert(listed::capacity == 16 && two_level<direct_mapped<4>, listed>::capacity == 16);
 static_assert(partitioned<sets, 3>::capacity == 192 && prefetching<sets>::capacity == 64);
 
+// Quick look-ups pass through policies where they can.
+static_assert(quick_tlb_policy<two_level<direct_mapped<4>, listed>>);
+static_assert(quick_tlb_policy<prefetching<sets>> && quick_tlb_policy<partitioned<sets, 2>>);
+static_assert(quick_tlb_policy<prefetching<two_level<partitioned<sets, 2>, sets>, next_page<>>>);
+static_assert(!quick_tlb_policy<two_level<listed, sets>>);
+static_assert(!quick_tlb_policy<partitioned<sets, 2, by_vmid>>);
+static_assert(!quick_tlb_policy<partitioned<listed, 2>> && !quick_tlb_policy<listed>);
+
 // Each is a policy, plain, and fits into an SMMU.
 template <class T>
 constexpr bool fits = tlb_policy<T> && !std::is_polymorphic_v<T> &&

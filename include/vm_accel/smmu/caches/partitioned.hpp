@@ -18,8 +18,8 @@ namespace vm_accel::inline v0 {
 /// their scope; `learn` is called before each fill.
 /// - `part_of(context)`: where look-ups of that context go;
 /// - `learn(context, tag)`: where its fills go; part_of() says the same from then
-///   on, until another context comes to the same place. Then look-ups may go
-///   astray, and miss.
+///   on, until the number belongs to another context. A look-up before may go astray,
+///   and miss.
 /// - `part_of(scope)`: the one part where all that it covers is, if there is one.
 template <class P>
 concept partitioning = std::default_initializable<P> &&
@@ -35,8 +35,9 @@ concept partitioning = std::default_initializable<P> &&
 /// One part for each translation context: for each domain of the guest's that
 /// its devices are in, as Linux gives one to each device or group. Contexts are
 /// numbered from 0, the lowest free number first, and a number is free again only
-/// some time after its context has gone; so N parts keep N contexts apart, and always do when
-/// Options::contexts is not above N. Invalidations by address go to all parts.
+/// some time after its context has gone. N parts keep all apart when Options::contexts
+/// is not above N; else numbers that are equal modulo N share a part. Invalidations
+/// by address go to all parts.
 struct by_context {
     [[nodiscard]] static std::size_t part_of(std::uint32_t context) noexcept { return context; }
     [[nodiscard]] static std::size_t learn(std::uint32_t context, translation_tag) noexcept {
@@ -55,10 +56,10 @@ struct by_context {
 class by_vmid {
 public:
     [[nodiscard]] std::size_t part_of(std::uint32_t context) const noexcept {
-        return vm_of_[context % vm_of_.size()].load(std::memory_order_relaxed);
+        return vm_of_[context % translation_contexts::most].load(std::memory_order_relaxed);
     }
     [[nodiscard]] std::size_t learn(std::uint32_t context, translation_tag tag) noexcept {
-        std::atomic<std::uint16_t>& place = vm_of_[context % vm_of_.size()];
+        std::atomic<std::uint16_t>& place = vm_of_[context % translation_contexts::most];
         if (place.load(std::memory_order_relaxed) != raw(tag.vm)) {
             place.store(raw(tag.vm), std::memory_order_relaxed);
         }
@@ -74,8 +75,27 @@ public:
     }
 
 private:
-    /// As many as an SMMU has contexts, or some of them take turns.
-    std::array<std::atomic<std::uint16_t>, 1024> vm_of_{};
+    std::array<std::atomic<std::uint16_t>, translation_contexts::most> vm_of_{};
+};
+
+/// What partitioned prepares for quick look-ups, if both Tlb and the part of a
+/// context allow it beforehand.
+template <class Tlb, std::size_t N, class By>
+struct prepared_in_parts {};
+template <quick_tlb_policy Tlb, std::size_t N, partitioning By>
+    requires requires { By::part_of(std::uint32_t{}); }
+struct prepared_in_parts<Tlb, N, By> {
+    struct prepared {
+        typename Tlb::prepared in_part{};
+        std::size_t part = 0;
+    };
+    [[nodiscard]] static constexpr prepared prepare(std::uint64_t context,
+                                                    unsigned size_log2) noexcept {
+        return {Tlb::prepare(context, size_log2), By::part_of(context_index(context)) % N};
+    }
+    [[nodiscard]] static constexpr std::uint8_t asks_for(unsigned needed) noexcept {
+        return Tlb::asks_for(needed);
+    }
 };
 
 /// N TLBs, of which each context uses one: what it fills evicts nothing in the
@@ -87,18 +107,26 @@ private:
 /// A look-up costs what Tlb's costs, and one load with by_vmid.
 template <tlb_policy Tlb, std::size_t N, partitioning By = by_context>
     requires(N >= 1 && !prefetching_tlb<Tlb>)
-class partitioned {
+class partitioned : public prepared_in_parts<Tlb, N, By> {
 public:
     static constexpr bool lock_free_lookup = Tlb::lock_free_lookup;
     static constexpr std::size_t capacity = N * Tlb::capacity;
 
     [[nodiscard, gnu::always_inline]] std::optional<tlb_hit> lookup(const tlb_key& key) noexcept {
-        return parts_[by_.part_of(index_of(key.context)) % N].lookup(key);
+        return parts_[by_.part_of(context_index(key.context)) % N].lookup(key);
     }
     [[nodiscard]] std::optional<tlb_entry> find(const tlb_key& key) noexcept
         requires requires(Tlb tlb) { tlb.find(key); }
     {
-        return parts_[by_.part_of(index_of(key.context)) % N].find(key);
+        return parts_[by_.part_of(context_index(key.context)) % N].find(key);
+    }
+
+    /// See quick_tlb_policy.
+    [[nodiscard, gnu::always_inline]] quick_hit look_quickly(const auto& by, std::uint64_t address,
+                                                             std::uint8_t asked) noexcept
+        requires requires { by.in_part; }
+    {
+        return parts_[by.part].look_quickly(by.in_part, address, asked);
     }
 
     [[nodiscard]] fill_ticket begin_fill(const tlb_key&) const noexcept {
@@ -108,7 +136,7 @@ public:
     /// caller's is still good: an invalidation that begins later is one that
     /// the part drops its fill for.
     void fill(fill_ticket ticket, const tlb_entry& entry) noexcept {
-        Tlb& part = parts_[by_.learn(index_of(entry.context), entry.tag) % N];
+        Tlb& part = parts_[by_.learn(context_index(entry.context), entry.tag) % N];
         const fill_ticket to_part = part.begin_fill({entry.base, entry.context, 0});
         if (epoch_.load(std::memory_order_seq_cst) != ticket.epoch) return;
         part.fill(to_part, entry);
@@ -125,10 +153,6 @@ public:
     }
 
 private:
-    [[nodiscard]] static std::uint32_t index_of(std::uint64_t context) noexcept {
-        return static_cast<std::uint32_t>(context >> 32);
-    }
-
     std::array<Tlb, N> parts_{};
     [[no_unique_address]] By by_{};
     alignas(64) std::atomic<std::uint64_t> epoch_{0};

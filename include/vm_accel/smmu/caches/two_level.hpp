@@ -7,6 +7,7 @@
 #include <atomic>
 #include <concepts>
 #include <cstddef>
+#include <cstdint>
 #include <optional>
 
 namespace vm_accel::inline v0 {
@@ -16,6 +17,22 @@ namespace vm_accel::inline v0 {
 template <class T>
 concept far_tlb = tlb_policy<T> && requires(T tlb, const tlb_key& key) {
     { tlb.find(key) } noexcept -> std::same_as<std::optional<tlb_entry>>;
+};
+
+/// What two_level prepares for quick look-ups: what Near does, if it has any.
+template <tlb_policy Near>
+struct prepared_as {};
+template <quick_tlb_policy Near>
+struct prepared_as<Near> {
+    using prepared = typename Near::prepared;
+
+    [[nodiscard]] static constexpr prepared prepare(std::uint64_t context,
+                                                    unsigned size_log2) noexcept {
+        return Near::prepare(context, size_log2);
+    }
+    [[nodiscard]] static constexpr std::uint8_t asks_for(unsigned needed) noexcept {
+        return Near::asks_for(needed);
+    }
 };
 
 /// Near is looked at first; what is found in Far is copied into Near. Both are
@@ -28,7 +45,7 @@ concept far_tlb = tlb_policy<T> && requires(T tlb, const tlb_key& key) {
 /// invalidation costs the sum.
 template <tlb_policy Near, far_tlb Far>
     requires(!prefetching_tlb<Near> && !prefetching_tlb<Far>)
-class two_level {
+class two_level : public prepared_as<Near> {
 public:
     static constexpr bool lock_free_lookup = Near::lock_free_lookup && Far::lock_free_lookup;
     static constexpr std::size_t capacity = Far::capacity;
@@ -40,6 +57,14 @@ public:
     }
     [[nodiscard]] std::optional<tlb_entry> find(const tlb_key& key) noexcept {
         return far_.find(key);
+    }
+
+    /// See quick_tlb_policy: what is near is found quickly.
+    [[nodiscard, gnu::always_inline]] quick_hit look_quickly(const auto& by, std::uint64_t address,
+                                                             std::uint8_t asked) noexcept
+        requires quick_tlb_policy<Near>
+    {
+        return near_.look_quickly(by, address, asked);
     }
 
     [[nodiscard]] fill_ticket begin_fill(const tlb_key&) const noexcept {
