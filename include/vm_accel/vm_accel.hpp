@@ -14,12 +14,14 @@
 #include <vm_accel/core/fixed_text.hpp>
 #include <vm_accel/core/result.hpp>
 #include <vm_accel/core/roles.hpp>
+#include <vm_accel/core/security_state.hpp>
 #include <vm_accel/core/version.hpp>
 #include <vm_accel/guest/copy.hpp>
 #include <vm_accel/guest/dirty_bitmap.hpp>
 #include <vm_accel/guest/guest_memory.hpp>
 #include <vm_accel/guest/interrupt_sink.hpp>
 #include <vm_accel/guest/region_map.hpp>
+#include <vm_accel/guest/two_spaces.hpp>
 #include <vm_accel/hypervisor/hypervisor.hpp>
 #include <vm_accel/hypervisor/kvm.hpp>
 #include <vm_accel/hypervisor/kvm_arm64.hpp>
@@ -101,6 +103,7 @@
 #include <vm_accel/smmu/control/queue_index.hpp>
 #include <vm_accel/smmu/control/quiescence.hpp>
 #include <vm_accel/smmu/control/register_access.hpp>
+#include <vm_accel/smmu/control/register_bits.hpp>
 #include <vm_accel/smmu/control/register_file.hpp>
 #include <vm_accel/smmu/control/register_lint.hpp>
 #include <vm_accel/smmu/control/stall_table.hpp>
@@ -120,6 +123,7 @@
 #include <vm_accel/smmu/host/stream_totals.hpp>
 #include <vm_accel/smmu/options.hpp>
 #include <vm_accel/smmu/performance_group.hpp>
+#include <vm_accel/smmu/secure_interface.hpp>
 #include <vm_accel/smmu/smmu.hpp>
 #include <vm_accel/smmu/state_transfer.hpp>
 #include <vm_accel/smmu/strict_mode.hpp>

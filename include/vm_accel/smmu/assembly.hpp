@@ -121,7 +121,8 @@ struct smmu_assembly {
                 registers.stream_table_base(),
                 registers.stream_table_shape(),
                 registers.bypass_attributes(),
-                registers.el2_host()};
+                registers.el2_host(),
+                registers.fetches_secure_only()};
     }
     /// What commands set in motion, for the control plane.
     [[nodiscard]] executor<smmu_assembly> execute_by() noexcept {
@@ -430,6 +431,7 @@ struct smmu_assembly {
     [[no_unique_address]] fault_injection_type injection;
     [[no_unique_address]] std::conditional_t<
         fault_injection_type::enabled, std::optional<own_memory_type>, no_failing_memory> failing;
+    [[no_unique_address]] typename Options::other_state other_state;
     os::wakeup deferred;
     vm_accel::control_mutex<quiescence::concurrent> control_mutex;
     std::mutex host_mutex;

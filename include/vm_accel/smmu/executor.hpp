@@ -71,7 +71,14 @@ public:
         }
         return {};
     }
+    /// A command of a secure queue for the non-secure state; false = illegal there.
+    [[nodiscard]] bool pass_on(const spec::command& command) noexcept {
+        return parts_.other_state.pass_on(command);
+    }
     [[nodiscard]] atc_progress atc() noexcept {
+        if constexpr (F.state == security_state::secure) {
+            return parts_.other_state.settled() ? atc_progress::done : atc_progress::pending;
+        }
         bool failed = false;
         bool pending = false;
         if constexpr (F.ats) {

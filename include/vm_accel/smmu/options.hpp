@@ -14,6 +14,12 @@
 
 namespace vm_accel::inline v0 {
 
+/// An SMMU of one security state.
+struct no_other_state {};
+
+template <class NonSecure>
+class non_secure_link;
+
 /// Derive from this and hide what you want otherwise:
 /// `struct mine : default_smmu_options { using quiescence = single_threaded; };`
 struct default_smmu_options {
@@ -27,6 +33,8 @@ struct default_smmu_options {
     using fault_injection = no_fault_injection;
     /// Whether a driver's mistakes are looked for: guest_lint.
     using lint = no_lint;
+    /// Of a secure interface: the non-secure one of the same SMMU (secure_interface.hpp).
+    using other_state = no_other_state;
     /// The requester of the SMMU's own messages: its DeviceID, none of a device.
     static constexpr stream_id message_requester{0xffff'ffff};
     /// Most dma_ports alive at once.

@@ -65,9 +65,8 @@ public:
         return detect_host_smmus(root);
     }
 
-    /// Allocates everything that translation and commands will ever need.
-    /// Errors: not_initialized (no memory connected), already_initialized,
-    /// exhausted.
+    /// Allocates everything that translation and commands will ever need. Errors:
+    /// not_initialized (no memory connected), already_initialized, exhausted.
     [[nodiscard]] result<> init() noexcept { return parts_.init(); }
     [[nodiscard]] bool is_initialized() const noexcept { return parts_.is_initialized(); }
 
@@ -414,6 +413,7 @@ private:
         return stream;
     }
 
+    friend struct interface_access; // of another security state
     mutable parts parts_;
 };
 

@@ -20,7 +20,7 @@ namespace vm_accel::inline v0 {
 template <smmu_features F>
 [[nodiscard]] constexpr std::uint64_t state_fingerprint() noexcept {
     using ids = id_registers<F>;
-    std::uint64_t sum = 0xcbf2'9ce4'8422'2325;
+    std::uint64_t sum = 0xcbf2'9ce4'8422'2325 ^ static_cast<std::uint64_t>(F.state);
     for (const std::uint64_t word :
          {std::uint64_t{ids::IDR0}, std::uint64_t{ids::IDR1}, std::uint64_t{ids::IDR3},
           std::uint64_t{ids::IDR5}, std::uint64_t{ids::AIDR}, std::uint64_t{F.stall_max},

@@ -53,6 +53,21 @@ struct IDR1 {
     using ECMDQ = field<0, 31, 31>;
 };
 
+/// The secure interface's (6.3.52, 6.3.53, 6.3.55); S_IDR0 has STALL_MODEL and MSI
+/// where IDR0 has them.
+struct S_IDR1 {
+    using S_SIDSIZE = field<0, 5, 0>;
+    using SEL2 = field<0, 29, 29>;
+    using SECURE_IMPL = field<0, 31, 31>;
+};
+struct S_IDR3 {
+    using SAMS = field<0, 6, 6>; ///< 1: ATC_INV and PRI_RESP are illegal in the secure queue
+};
+/// Invalidates everything of all states (6.3.62).
+struct S_INIT {
+    using INV_ALL = field<0, 0, 0>;
+};
+
 /// Where the VATOS page is (6.3.3).
 struct IDR2 {
     using BA_VATOS = field<0, 9, 0>;
@@ -121,6 +136,7 @@ struct CR0 {
     using EVENTQEN = field<0, 2, 2>;
     using CMDQEN = field<0, 3, 3>;
     using ATSCHK = field<0, 4, 4>;
+    using SIF = field<0, 5, 5>; ///< S_CR0 (6.3.57): secure fetches of instructions only
     using VMW = field<0, 8, 6>;
     using DPT_WALK_EN = field<0, 10, 10>;
 };
@@ -149,12 +165,14 @@ struct STATUSR {
     using DORMANT = field<0, 0, 0>;
 };
 
-/// What happens to transactions while SMMUEN is 0 (6.3.14).
+/// What happens to transactions while SMMUEN is 0 (6.3.14; of the secure
+/// interface: 6.3.63).
 struct GBPA {
     using MemAttr = field<0, 3, 0>;
     using MTCFG = field<0, 4, 4>;
     using ALLOCCFG = field<0, 11, 8>;
     using SHCFG = field<0, 13, 12>;
+    using NSCFG = field<0, 15, 14>; ///< S_GBPA: 3 non-secure
     using PRIVCFG = field<0, 17, 16>;
     using INSTCFG = field<0, 19, 18>;
     using ABORT = field<0, 20, 20>;

@@ -26,6 +26,7 @@ struct command_action {
         resume,           ///< decide about the stalled access `tag` of `stream()`
         terminate_stalls, ///< abort all stalled accesses of `stream()`
         sync,             ///< complete when everything before it is done
+        other_state,      ///< of a secure queue, and for the non-secure state
     };
     kind what = kind::illegal;
     std::uint32_t first_stream = 0;
@@ -101,9 +102,37 @@ template <smmu_features F>
     return tlbi_addresses{first, first + ((count << shift) - 1)};
 }
 
-/// Decodes a command for a non-secure queue. `el2_host` is CR2.E2H. Opcodes of
-/// features that are not advertised, secure and reserved opcodes, SSec = 1 and
-/// reserved values of fields are illegal (4.1.3, 4.1.6).
+/// Whether a command of a secure queue works on the non-secure state: on one of
+/// its streams (SSec = 0), or on translations that only it has (4.4).
+[[nodiscard]] constexpr bool is_for_non_secure(const spec::command& c) noexcept {
+    using enum spec::opcode;
+    switch (spec::opcode_of(c)) {
+    case CMD_CFGI_STE:
+    case CMD_CFGI_STE_RANGE:
+    case CMD_CFGI_CD:
+    case CMD_CFGI_CD_ALL:
+    case CMD_CFGI_VMS_PIDM:
+    case CMD_PREFETCH_CONFIG:
+    case CMD_PREFETCH_ADDR:
+    case CMD_RESUME:
+    case CMD_STALL_TERM:
+        return get<spec::command::SSec>(c) == 0;
+    case CMD_TLBI_EL2_ALL:
+    case CMD_TLBI_EL2_ASID:
+    case CMD_TLBI_EL2_VA:
+    case CMD_TLBI_EL2_VAA:
+    case CMD_TLBI_S12_VMALL:
+    case CMD_TLBI_S2_IPA:
+    case CMD_TLBI_NSNH_ALL:
+        return true;
+    default:
+        return false;
+    }
+}
+
+/// Decodes a command for a queue of state F.state. `el2_host` is CR2.E2H. Opcodes
+/// of features that are not advertised, of other states and reserved ones, SSec = 1
+/// in a non-secure queue and reserved values of fields are illegal (4.1.3, 4.1.6).
 template <smmu_features F>
 [[nodiscard]] constexpr command_action decode_command(const spec::command& c,
                                                       bool el2_host = false) noexcept {
@@ -113,7 +142,11 @@ template <smmu_features F>
     using kind = command_action::kind;
     using scope_type = invalidation_scope;
     const spec::opcode op = spec::opcode_of(c);
-    const bool secure = get<spec::command::SSec>(c) != 0;
+    if constexpr (F.state == security_state::secure) {
+        if (is_for_non_secure(c)) return {.what = kind::other_state};
+    }
+    const bool secure =
+        F.state == security_state::non_secure && get<spec::command::SSec>(c) != 0;
     const std::uint64_t sid = get<G::StreamID>(c);
     // Without stage 2 there are no VMIDs, and what software puts there is ignored.
     const vmid vm = F.stage2 ? vmid{static_cast<std::uint16_t>(get<T::VMID>(c))} : vmid{0};
@@ -183,6 +216,12 @@ template <smmu_features F>
     case CMD_TLBI_NH_VAA:
         if (!F.stage1) return command_action::illegal();
         return by_address({stream_world::ns_el1, vm, space}, op == CMD_TLBI_NH_VAA);
+    case CMD_TLBI_EL3_ALL:
+        if (F.state != security_state::secure) return command_action::illegal();
+        return command_action::of(scope_type::all_of(stream_world::ns_el2));
+    case CMD_TLBI_EL3_VA:
+        if (F.state != security_state::secure) return command_action::illegal();
+        return by_address({stream_world::ns_el2, {}, {}}, true);
     case CMD_TLBI_EL2_ALL:
         if (!F.hyp) return command_action::illegal();
         return command_action::of(scope_type::all_of(stream_world::ns_el2),

@@ -111,6 +111,17 @@ public:
         queues_[0].invalidated = true;
     }
 
+    /// A command of the secure queue that is for this state. False = illegal.
+    template <command_executor Executor>
+    [[nodiscard]] bool execute_for_secure(const spec::command& command, Executor&& executor,
+                                          effects& out) noexcept {
+        const command_action action = decode_command<F>(command, registers_.el2_host());
+        if (action.what == command_action::kind::illegal) return false;
+        consumer from; // the secure queue's CMD_SYNC waits, not one of ours
+        execute(from, action, executor, out);
+        return true;
+    }
+
     /// Leaves interrupts to the next service(). From any thread, without the lock.
     void ask_for(const effects& raised) noexcept { router_.ask(raised); }
 
@@ -217,6 +228,17 @@ private:
                 out |= queue.stop(spec::CERROR_ILL);
                 return;
             }
+            if constexpr (F.state == security_state::secure) {
+                if (action.what == command_action::kind::other_state) {
+                    if (!executor.pass_on(command)) {
+                        out |= queue.stop(spec::CERROR_ILL);
+                        return;
+                    }
+                    from.sent_to_atc = true; // and to the other state: somebody else is to answer
+                    consume(queue);
+                    continue;
+                }
+            }
             if (action.what == command_action::kind::sync) {
                 if (leaves_message(out)) return;
                 if (!execute_sync(from, queue, action, memory, executor, out)) return;
@@ -277,6 +299,7 @@ private:
             break;
         case command_action::kind::illegal:
         case command_action::kind::sync:
+        case command_action::kind::other_state:
             break;
         }
         using enum command_action::kind;
@@ -308,7 +331,11 @@ private:
                                      Executor& executor, effects& out) noexcept {
         const atc_progress progress = from.sent_to_atc ? executor.atc() : atc_progress::done;
         from.waits = progress == atc_progress::pending;
-        if (from.waits) return false;
+        if (from.waits) {
+            // Nobody tells of the other state's guards: look again.
+            out.wake_poll = out.wake_poll || F.state == security_state::secure;
+            return false;
+        }
         from.sent_to_atc = false;
         if (progress == atc_progress::failed) {
             out |= queue.stop(spec::CERROR_ATC_INV_SYNC);

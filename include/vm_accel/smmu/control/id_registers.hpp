@@ -108,10 +108,37 @@ struct id_registers {
         when(F.ecmdq_log2 != 0, spec::mmio_size | spec::CMDQ_CONTROL_PAGE_BASE::PRESET::mask |
                                     spec::CMDQ_CONTROL_PAGE_BASE::CMDQGS::in_place(1));
 
+    /// The secure interface's, whose offsets are counted from where it begins. It
+    /// has no second stage, no stalls and nothing to do with ATS (6.3.52 to 6.3.56).
+    [[nodiscard]] static constexpr std::optional<std::uint64_t>
+    secure_at(std::uint32_t offset) noexcept {
+        namespace reg = spec::reg;
+        switch (offset) {
+        case reg::IDR0:
+            return spec::IDR0::STALL_MODEL::in_place(0b01) | when(F.msi, spec::IDR0::MSI::mask);
+        case reg::IDR1:
+            return spec::S_IDR1::SECURE_IMPL::mask |
+                   spec::S_IDR1::S_SIDSIZE::in_place(F.stream_bits);
+        case reg::IDR3:
+            return spec::S_IDR3::SAMS::mask;
+        case reg::IDR2:
+        case reg::IDR4:
+        case reg::IDR5:
+        case reg::IDR6:
+        case reg::IIDR:
+        case reg::AIDR:
+        case reg::MPAMIDR:
+            return 0;
+        default:
+            return std::nullopt;
+        }
+    }
+
     /// The one at that offset in page 0; nullopt = another register. PIDR and
     /// CIDR are not among them: who made it is nobody.
     [[nodiscard]] static constexpr std::optional<std::uint64_t> at(std::uint32_t offset) noexcept {
         namespace reg = spec::reg;
+        if constexpr (F.state == security_state::secure) return secure_at(offset);
         switch (offset) {
         case reg::IDR0:
             return IDR0;

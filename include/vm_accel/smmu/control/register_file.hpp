@@ -8,6 +8,7 @@
 #include <vm_accel/smmu/control/id_registers.hpp>
 #include <vm_accel/smmu/control/interrupt_registers.hpp>
 #include <vm_accel/smmu/control/register_access.hpp>
+#include <vm_accel/smmu/control/register_bits.hpp>
 #include <vm_accel/smmu/vocabulary/features.hpp>
 #include <vm_accel/smmu/vocabulary/interrupt_message.hpp>
 #include <vm_accel/spec/registers.hpp>
@@ -100,6 +101,10 @@ public:
     [[nodiscard]] bool records_bad_stream_id() const noexcept {
         return spec::CR2::RECINVSID::of(cr2_.load(std::memory_order_relaxed)) != 0;
     }
+    /// S_CR0.SIF.
+    [[nodiscard]] bool fetches_secure_only() const noexcept {
+        return bits::secure && cr0<spec::CR0::SIF>();
+    }
     /// NS-EL2 streams are of the E2H world.
     [[nodiscard]] bool el2_host() const noexcept {
         return spec::CR2::E2H::of(cr2_.load(std::memory_order_relaxed)) != 0;
@@ -183,15 +188,15 @@ public:
     template <class Visit>
     void visit_state(Visit& visit) noexcept {
         constexpr std::uint64_t any32 = 0xffff'ffff;
-        visit(cr0_, 0x1f);
-        visit(cr0_ack_, 0x1f);
+        visit(cr0_, bits::cr0);
+        visit(cr0_ack_, bits::cr0);
         visit(cr1_, 0xfff);
-        visit(cr2_, cr2_bits);
-        visit(gbpa_, 0x801f'3f1f);
+        visit(cr2_, bits::cr2);
+        visit(gbpa_, bits::gbpa);
         visit(gerror_, 0x3fd);
         visit(gerrorn_, 0x3fd);
         visit(strtab_base_cfg_, 0x3'07ff);
-        visit(strtab_base_, base_mask);
+        visit(strtab_base_, bits::stream_table);
         for (auto* r : {&eventq_prod_, &eventq_cons_, &priq_prod_, &priq_cons_})
             visit(*r, 0x800f'ffff);
         for (auto* r : {&eventq_base_, &priq_base_})
@@ -290,13 +295,13 @@ private:
             break;
         }
         case reg::CR2:
-            if (smmu_idle) put(cr2_, low & cr2_bits);
+            if (smmu_idle) put(cr2_, low & bits::cr2);
             break;
         case reg::GBPA:
             // Takes effect only with UPDATE set, and only when no update is under way.
             if (spec::GBPA::UPDATE::of(low) != 0 &&
                 spec::GBPA::UPDATE::of(gbpa_.load(std::memory_order_relaxed)) == 0) {
-                put(gbpa_, low & 0x801f'3f1f);
+                put(gbpa_, low & bits::gbpa);
                 effect.bypass_changed = true;
                 effect.streams_changed = true;
             }
@@ -306,7 +311,8 @@ private:
             put(gerrorn_, acknowledged(low));
             break;
         case reg::STRTAB_BASE:
-            if (smmu_idle) strtab_base_.store(value & base_mask, std::memory_order_release);
+            if (smmu_idle)
+                strtab_base_.store(value & bits::stream_table, std::memory_order_release);
             break;
         case reg::STRTAB_BASE_CFG:
             if (smmu_idle) put(strtab_base_cfg_, low & 0x3'07ff);
@@ -355,15 +361,12 @@ private:
     }
 
     [[nodiscard]] register_effect write_cr0(std::uint32_t value) noexcept {
-        constexpr auto implemented = static_cast<std::uint32_t>(
-            spec::CR0::SMMUEN::mask | spec::CR0::EVENTQEN::mask | spec::CR0::CMDQEN::mask |
-            (F.pri ? spec::CR0::PRIQEN::mask : 0) | (F.ats ? spec::CR0::ATSCHK::mask : 0));
         const std::uint32_t old = cr0_.load(std::memory_order_relaxed);
-        const std::uint32_t now = value & implemented;
+        const std::uint32_t now = value & bits::cr0;
         put(cr0_, now);
         register_effect effect;
         effect.enables_changed = old != now;
-        effect.streams_changed = ((old ^ now) & streams_bits) != 0;
+        effect.streams_changed = ((old ^ now) & bits::streams) != 0;
         effect.smmu_disabled = spec::CR0::SMMUEN::of(old & ~now) != 0;
         return effect;
     }
@@ -391,16 +394,7 @@ private:
         r.store(value, std::memory_order_release);
     }
 
-    /// PTM is stored, although there is no broadcast maintenance to ignore.
-    static constexpr auto cr2_bits = static_cast<std::uint32_t>(
-        spec::CR2::RECINVSID::mask | spec::CR2::PTM::mask |
-        (id_registers<F>::IDR0 & spec::IDR0::Hyp::mask ? spec::CR2::E2H::mask : 0) |
-        (F.ats ? spec::CR2::REC_CFG_ATS::mask : 0));
-    /// What decoded configurations depend on.
-    static constexpr auto streams_bits =
-        static_cast<std::uint32_t>(spec::CR0::SMMUEN::mask | spec::CR0::ATSCHK::mask);
-    static constexpr std::uint64_t base_mask =
-        spec::STRTAB_BASE::ADDR::mask | spec::STRTAB_BASE::RA::mask;
+    using bits = register_bits<F>;
     static constexpr std::uint64_t queue_mask = command_registers::base_bits;
 
     std::atomic<std::uint32_t> cr0_{}, cr0_ack_{}, cr1_{}, cr2_{}, gbpa_{};

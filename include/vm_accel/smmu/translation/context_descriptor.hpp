@@ -117,7 +117,7 @@ decode_cd(const spec::cd& context, const context_use& use, stream_configuration&
     if (get<C::AA64>(context) == 0) return bad;
     if (!decode_fault_handling<F>(context, use, out)) return bad;
 
-    // NS-EL2 without E2H has one half, one privilege and no ASIDs.
+    // NS-EL2 without E2H, and EL3, have one half, one privilege and no ASIDs.
     const bool one_half = use.world == stream_world::ns_el2;
     cd_half lower = cd_half::lower(context);
     cd_half upper = cd_half::upper(context);
@@ -162,6 +162,12 @@ decode_cd(const spec::cd& context, const context_use& use, stream_configuration&
     const std::array<std::uint64_t, 4> words = deciding_words(context);
     for (std::size_t i = 0; i < words.size(); ++i)
         out.identity.parameters[i] = words[i];
+    if constexpr (F.state == security_state::secure) {
+        regime.half[0].non_secure = get<C::NSCFG0>(context) != 0;
+        regime.half[1].non_secure = get<C::NSCFG1>(context) != 0;
+        out.identity.parameters[1] |= C::NSCFG0::mask & context.word[1].value();
+        out.identity.parameters[2] |= C::NSCFG1::mask & context.word[2].value();
+    }
     return std::nullopt;
 }
 

@@ -15,6 +15,8 @@ inline constexpr unsigned user_accesses =
 inline constexpr unsigned privileged_accesses =
     permissions::privileged_read | permissions::privileged_write | permissions::privileged_execute;
 inline constexpr unsigned read_accesses = permissions::user_read | permissions::privileged_read;
+inline constexpr unsigned execute_accesses =
+    permissions::user_execute | permissions::privileged_execute;
 inline constexpr unsigned write_accesses = permissions::user_write | permissions::privileged_write;
 
 /// Attributes that stage-1 table descriptors impose on what lies below them:

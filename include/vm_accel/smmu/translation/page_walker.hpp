@@ -31,6 +31,23 @@ template <smmu_features F>
     return r;
 }
 
+/// The same for a stream that may be secure.
+template <smmu_features F>
+[[nodiscard]] constexpr walk_result pass_stage1([[maybe_unused]] const translation_regimes& regimes,
+                                                const walk_request& request) noexcept {
+    walk_result r = pass_stage1<F>(request);
+    if constexpr (F.state == security_state::secure) {
+        if (r.event) return r;
+        const bool non_secure = regimes.untranslated_non_secure;
+        r.allowed = allowed_in_space(regimes, non_secure, r.allowed);
+        if (!r.allowed.allow(request.needed)) {
+            return walk_result::fault(spec::event_id::F_PERMISSION);
+        }
+        if (non_secure) r.output_base |= non_secure_space_bit;
+    }
+    return r;
+}
+
 /// What both stages give together: the smaller page, what both allow.
 [[nodiscard]] constexpr walk_result combined(const walk_result& stage1, const walk_result& stage2,
                                              std::uint64_t address) noexcept {
@@ -57,7 +74,7 @@ template <smmu_features F, table_access Tables, class Known = nothing_known>
                                       Known&& known = {}) noexcept {
     const walk_result stage1 = regimes.stage1_enabled
                                    ? walk_stage1<F>(regimes, request, tables, known)
-                                   : pass_stage1<F>(request);
+                                   : pass_stage1<F>(regimes, request);
     if constexpr (F.stage2) {
         if (regimes.stage2_enabled && !stage1.event) {
             const walk_result stage2 =

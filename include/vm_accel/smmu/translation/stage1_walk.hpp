@@ -1,6 +1,7 @@
 /// VMSAv8-64 stage-1 table walks (DDI 0487, D8.2 to D8.6).
 #pragma once
 
+#include <vm_accel/core/security_state.hpp>
 #include <vm_accel/smmu/translation/contiguous_run.hpp>
 #include <vm_accel/smmu/translation/flag_update.hpp>
 #include <vm_accel/smmu/translation/leaf_permissions.hpp>
@@ -77,6 +78,15 @@ private:
     walk_result refusal_{};
 };
 
+/// What is left of a page's permissions if it is in the non-secure space of a
+/// secure stream (S_CR0.SIF, 6.3.57).
+[[nodiscard]] constexpr permissions allowed_in_space(const translation_regimes& regimes,
+                                                     bool non_secure,
+                                                     permissions allowed) noexcept {
+    if (!non_secure || !regimes.fetches_secure_only) return allowed;
+    return permissions{allowed.bits() & ~execute_accesses};
+}
+
 /// Walks stage 1 and checks the access; the output is a physical address, or
 /// an IPA.
 ///
@@ -90,6 +100,7 @@ template <smmu_features F, table_access Tables, class Known = nothing_known>
                                       const walk_request& request, Tables& tables,
                                       Known&& known = {}) noexcept {
     using enum spec::event_id;
+    constexpr bool secure = F.state == security_state::secure;
     const stage1_regime& regime = regimes.stage1;
     const bool upper = (request.address >> 63) != 0;
     const stage1_half& half = regime.half[upper ? 1 : 0];
@@ -122,23 +133,31 @@ template <smmu_features F, table_access Tables, class Known = nothing_known>
         if (level > static_cast<int>(spec::last_level)) return walk_result::fault(F_TRANSLATION);
         if (!format.fits(half.table)) return walk_result::fault(F_ADDR_SIZE);
         at = format.first_table(half.table, level) + (input >> format.covered(level)) * 8;
+        if constexpr (secure) at |= half.non_secure ? non_secure_space_bit : 0;
     }
     const int start = level;
     for (unsigned retries = 0;;) {
         if (!place.find(at)) return place.refusal();
         const std::optional<std::uint64_t> descriptor = words.load(place.physical());
-        if (!descriptor) return walk_result::fault(F_WALK_EABT, place.physical(), level);
+        if (!descriptor) {
+            return walk_result::fault(F_WALK_EABT, bare_address<F.state>(place.physical()), level);
+        }
         const decoded_descriptor decoded = format.decode(*descriptor, level);
         if (decoded.role == descriptor_role::invalid)
             return walk_result::fault(F_TRANSLATION, 0, level);
         if (decoded.role == descriptor_role::too_large)
             return walk_result::fault(F_ADDR_SIZE, 0, level);
         if (decoded.role == descriptor_role::table) {
-            above = here;
-            here = (here & known_table::limits) | decoded.address;
+            std::uint64_t next = decoded.address;
+            // Below a non-secure table everything is non-secure.
+            if constexpr (secure) {
+                next |= at & non_secure_space_bit;
+                if (spec::stage1_table::NSTable::of(*descriptor) != 0) next |= non_secure_space_bit;
+            }
+            here = (here & known_table::limits) | next;
             if (!half.flat_permissions) here |= *descriptor & known_table::limits;
             ++level;
-            at = decoded.address + format.index(input, level) * 8;
+            at = next + format.index(input, level) * 8;
             continue;
         }
 
@@ -146,13 +165,20 @@ template <smmu_features F, table_access Tables, class Known = nothing_known>
         if (flags.access_fault()) return walk_result::fault(F_ACCESS, 0, level);
         permissions allowed = leaf_permissions<F>(regime, flags.effective(), table_limits{here});
         if (user_forbidden) allowed = permissions{allowed.bits() & ~user_accesses};
+        bool non_secure = false;
+        if constexpr (secure) {
+            non_secure =
+                (at & non_secure_space_bit) != 0 || spec::stage1_leaf::NS::of(*descriptor) != 0;
+            allowed = allowed_in_space(regimes, non_secure, allowed);
+        }
         if (!allowed.allow(request.needed)) return walk_result::fault(F_PERMISSION, 0, level);
         const std::uint64_t after = flags.after(request.needed);
         if (after != *descriptor) {
             if (!place.may_update(at)) return place.refusal();
             const replaced done = words.replace(place.physical(), *descriptor, after);
             if (done == replaced::lost || retries == walk_retries) {
-                return walk_result::fault(F_WALK_EABT, place.physical(), level);
+                return walk_result::fault(F_WALK_EABT, bare_address<F.state>(place.physical()),
+                                          level);
             }
             if (done == replaced::overtaken) {
                 ++retries;
@@ -175,6 +201,11 @@ template <smmu_features F, table_access Tables, class Known = nothing_known>
         r.allowed = flags.lasting(allowed, request.needed);
         // Without ASIDs nothing belongs to one.
         r.global = regime.one_privilege || spec::stage1_leaf::nG::of(*descriptor) == 0;
+        if constexpr (secure) {
+            if (non_secure) r.output_base |= non_secure_space_bit;
+            // What non-secure tables say is of one ASID, whatever they say.
+            if ((at & non_secure_space_bit) != 0) r.global = regime.one_privilege;
+        }
         const unsigned shareability =
             format.form() == spec::address_form::ds
                 ? half.shareability

@@ -40,6 +40,7 @@ struct stream_plan {
     cd_table contexts{};
     spec::s1_default_substream without_substream = spec::s1_default_substream::terminate;
     bool stalls_forbidden = false; ///< S1STALLD
+    bool non_secure = false;       ///< NSCFG of a secure stream: where stage 1 is off
     // Stage 2:
     stage2_regime stage2_tables{};
     bool record_stage2_faults = true;
@@ -184,6 +185,9 @@ plan_stream(const spec::ste& entry, bool host_extensions = false) noexcept {
     plan.stage2 = (config & 0b010) != 0;
     if ((plan.stage1 && !F.stage1) || (plan.stage2 && !F.stage2)) return std::nullopt;
     decode_overrides<F>(entry, plan);
+    if constexpr (F.state == security_state::secure) {
+        plan.non_secure = F.permission_overrides && get<E::NSCFG>(entry) == 3;
+    }
     if constexpr (F.mpam) {
         plan.partition.partition = static_cast<std::uint16_t>(get<E::PARTID>(entry));
         plan.partition.group = static_cast<std::uint8_t>(get<E::PMG>(entry));
@@ -192,8 +196,14 @@ plan_stream(const spec::ste& entry, bool host_extensions = false) noexcept {
 
     if (!decode_ats<F>(entry, plan)) return std::nullopt;
     plan.world = plan.stage1 ? stream_world::ns_el1 : stream_world::stage2;
+    if constexpr (F.state == security_state::secure) {
+        // EL1 or EL3; there is no secure EL2 (S_IDR1.SEL2).
+        const std::uint64_t asked = get<E::STRW>(entry);
+        if ((asked & 0b10) != 0) return std::nullopt;
+        if (asked == 1) plan.world = stream_world::ns_el2; // EL3
+    }
     // STRW counts for stage 1 alone.
-    if (F.hyp && F.stage1 && plan.stage1 && !plan.stage2) {
+    if (F.hyp && F.state == security_state::non_secure && plan.stage1 && !plan.stage2) {
         const std::uint64_t asked = get<E::STRW>(entry);
         if ((asked & 0b01) != 0) return std::nullopt;
         if (asked != 0) {

@@ -47,6 +47,13 @@ struct resolve_request {
     return c;
 }
 
+/// Of secure streams: where they go untranslated, and what S_CR0.SIF forbids.
+constexpr void choose_space(stream_configuration& c, bool non_secure, bool sif) noexcept {
+    c.regimes.untranslated_non_secure = non_secure;
+    c.regimes.fetches_secure_only = sif;
+    c.identity.parameters[6] |= (non_secure ? 4U : 0U) | (sif ? 8U : 0U);
+}
+
 /// What all accesses do while SMMUEN = 0 (6.3.15).
 template <smmu_features F>
 [[nodiscard]] constexpr stream_configuration
@@ -61,7 +68,13 @@ globally_bypassed(const stream_table_registers& by, pa_range window,
                      static_cast<std::uint8_t>(G::SHCFG::of(by.bypass)),
                      static_cast<std::uint8_t>(G::ALLOCCFG::of(by.bypass))};
     }
-    return untranslated(stream_world::bypass, window, overridden(incoming, overrides), false);
+    stream_configuration c =
+        untranslated(stream_world::bypass, window, overridden(incoming, overrides), false);
+    if constexpr (F.state == security_state::secure) {
+        const bool non_secure = F.permission_overrides && spec::GBPA::NSCFG::of(by.bypass) == 3;
+        choose_space(c, non_secure, by.fetches_secure_only);
+    }
+    return c;
 }
 
 /// Decodes what a legal STE says about an access; on a fault `out` is unspecified.
@@ -145,6 +158,9 @@ resolve_stream(Tables& tables, const stream_table_registers& registers,
             out = refused_stream(silent_abort::ste_abort);
         } else {
             failed = resolve_plan<F>(tables, *plan, ste.value, request, out);
+            if constexpr (F.state == security_state::secure) {
+                choose_space(out, plan->non_secure, registers.fetches_secure_only);
+            }
         }
     }
     out.is_substream = request.substream.is_present();

@@ -22,6 +22,7 @@ struct stream_table_registers {
     std::uint32_t shape = 0;           ///< STRTAB_BASE_CFG
     std::uint32_t bypass = 0x1000;     ///< GBPA: attributes of what bypasses
     bool host_extensions = false;      ///< CR2.E2H
+    bool fetches_secure_only = false;  ///< S_CR0.SIF
 };
 
 /// A structure fetched from memory, or why it could not be.

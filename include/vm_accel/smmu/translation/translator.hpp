@@ -264,7 +264,7 @@ private:
         const pa output{leaf.output_base + (address & (leaf_size - 1))};
         const bool doorbell = sink_.is_doorbell(output);
         // A doorbell is no memory: a write there is a message, wherever the window is.
-        if (!doorbell && !window.contains(output)) return silent_abort::outside_window;
+        if (!doorbell && !reaches(window, output)) return silent_abort::outside_window;
 
         std::optional<host_run> run;
         if (!doorbell) run = memory_.find(output);
@@ -274,7 +274,7 @@ private:
             const bool in_memory = run && pa_range{run->base, run->bytes}.contains(base, size);
             // Windows and regions are 4 KiB aligned, so the smallest piece
             // always fits; what is not RAM is cached in smallest pieces.
-            if (size_log2 == 12 || (in_memory && window.contains(base, size))) {
+            if (size_log2 == 12 || (in_memory && reaches(window, base, size))) {
                 entry.base = address & ~(size - 1);
                 entry.output = raw(base);
                 entry.size_log2 = size_log2;
@@ -284,6 +284,11 @@ private:
         }
     }
 
+    /// A secure device has its window in both spaces.
+    [[nodiscard]] static constexpr bool reaches(pa_range window, pa address,
+                                                std::uint64_t size = 1) noexcept {
+        return window.contains(pa{bare_address<F.state>(raw(address))}, size);
+    }
     /// The next size to try when a page crosses an edge. Few sizes, because a
     /// look-up probes each size that a context has.
     [[nodiscard]] static constexpr std::uint8_t next_smaller(std::uint8_t size_log2) noexcept {

@@ -4,6 +4,8 @@
 /// checks and the command decoder accept exactly this.
 #pragma once
 
+#include <vm_accel/core/security_state.hpp>
+
 #include <cstdint>
 
 namespace vm_accel::inline v0 {
@@ -11,6 +13,9 @@ namespace vm_accel::inline v0 {
 /// Widths and capabilities, named as in the ID registers where they have a name
 /// there. Sizes are in bits unless said otherwise.
 struct smmu_features {
+    /// Whose programming interface: every part that F is a parameter of is made for
+    /// this state. See secure_interface.hpp for a device that has both.
+    security_state state = security_state::non_secure;
     // Translation.
     bool stage1 = true;
     bool stage2 = false;
@@ -60,6 +65,8 @@ struct smmu_features {
     unsigned ecmdq_log2 = 0;           ///< enhanced command queues per page, 0 = none
     unsigned performance_counters = 0; ///< of the PMCG, 0 = none, at most 64
 
+    friend constexpr bool operator==(const smmu_features&, const smmu_features&) = default;
+
     /// Whether a feature set is one that this library can be built with.
     [[nodiscard]] constexpr bool is_consistent() const noexcept {
         const bool known_size = output_bits == 32 || output_bits == 36 || output_bits == 40 ||
@@ -75,7 +82,14 @@ struct smmu_features {
                             page_request_queue_log2 <= 19 && (!pri || ats) && ecmdq_log2 <= 8 &&
                             (ecmdq_log2 == 0 || (msi && coherent)) && stall_max >= 1 &&
                             stall_max <= 0xffff && performance_counters <= 64;
-        return translation && streams && queues;
+        // What is built of the secure interface: stage 1 (3.10.2.2: SEL2 = 0), and
+        // addresses that leave room for non_secure_space_bit.
+        const bool state_is_built =
+            state == security_state::non_secure ||
+            (state == security_state::secure && stage1 && !stage2 && output_bits <= 48 && !vax52 &&
+             !ds && !stalls && !ats && !pri && !atos && ecmdq_log2 == 0 &&
+             performance_counters == 0);
+        return translation && streams && queues && state_is_built;
     }
 };
 

@@ -8,10 +8,11 @@
 namespace vm_accel::inline v0 {
 
 /// Translation regime that an entry belongs to (IHI 0070, 3.4, StreamWorld),
-/// and two regimes of our own that no TLB command reaches.
+/// and two regimes of our own that no TLB command reaches. EL1 is that of the
+/// SMMU's security state: each state has caches of its own.
 enum class stream_world : std::uint8_t {
     ns_el1,     ///< NS-EL1, stage 1 with or without stage 2
-    ns_el2,     ///< NS-EL2
+    ns_el2,     ///< NS-EL2; of secure streams EL3, which has no ASIDs either
     ns_el2_e2h, ///< NS-EL2 with host extensions
     stage2,     ///< stage 2 only: tagged by VMID, input addresses are IPAs
     bypass,     ///< untranslated: SMMUEN = 0 or STE.Config = bypass

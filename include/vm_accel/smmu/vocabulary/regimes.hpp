@@ -16,6 +16,7 @@ struct stage1_half {
     bool ignore_top_byte = false;  ///< TBI
     bool flat_permissions = false; ///< HAD: table attributes are ignored
     bool user_forbidden = false;   ///< E0PD: unprivileged accesses fault
+    bool non_secure = false;       ///< NSCFG: the first table is in the non-secure space
 };
 
 /// A stage-1 translation regime, decoded from a CD (IHI 0070, 5.4).
@@ -57,6 +58,9 @@ struct translation_regimes {
     stage2_regime stage2{};
     bool stage1_enabled = false;
     bool stage2_enabled = false;
+    // Of secure streams:
+    bool untranslated_non_secure = false; ///< NSCFG: where stage 1 is off
+    bool fetches_secure_only = false;     ///< S_CR0.SIF: no instructions from non-secure memory
 };
 
 } // namespace vm_accel::inline v0
