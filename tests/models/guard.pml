@@ -34,15 +34,18 @@ byte generation = 0;        /* of the context */
 byte epoch = 0;
 byte fills_from = 0;         /* the TLB's own epoch: what fills ask, see tlb_entry.pml */
 
-/* The guard slot. */
-byte sequence = 0;
+/* The guard slot. The word: 1 while a guard is open; and 16 for each that has closed while somebody
+ * waited. */
+byte word = 0;
+#define OPEN(w) ((w) % 16)
+#define CLOSES(w) ((w) / 16)
 bool parked = false;
-byte awaited = 0;
+byte attention = 0;     /* how many wait for the guard that is open */
 
 bool told = false;          /* somebody has asked the control side to look */
 bool done = false;
 
-/* The store buffer of the device thread: values of `sequence`, or of `parked` with PLAIN_UNPARK. */
+/* The store buffer of the device thread: values of the word, or of `parked` with PLAIN_UNPARK. */
 #define UNPARKED 100
 chan buffer = [4] of { byte };
 byte value;
@@ -50,7 +53,7 @@ byte value;
 inline drain_one() {
     buffer ? value;
     if :: value == UNPARKED -> parked = false
-       :: else -> sequence = value
+       :: else -> word = value
     fi
 }
 inline drain() {
@@ -66,7 +69,7 @@ end:
 }
 
 active proctype device() {
-    byte own_sequence = 0;      /* what this thread has stored last */
+    byte own = 0;               /* the word that this thread has stored last */
     byte kept_generation = 0;   /* the port's copy, and the epoch it is of */
     byte kept_epoch = 0;
     byte found, seen, ticket;
@@ -75,8 +78,8 @@ active proctype device() {
     :: guards < 3 ->
         guards++;
         /* open() */
-        own_sequence++;
-        buffer ! own_sequence;
+        own++;
+        buffer ! own;
         /* translate(): the port's copy, then the TLB, then a walk. */
 #ifndef NO_EPOCH
         seen = epoch;
@@ -114,11 +117,14 @@ active proctype device() {
         assert(found > revoked);
         assert(found > revoked);
         /* close() */
-        own_sequence++;
-        buffer ! own_sequence;
+        own--;
+        buffer ! own;
 #ifndef NO_TELL
         if
-        :: awaited != 0 -> atomic { drain(); told = true }  /* look_again() is a barrier */
+        :: attention != 0 ->
+            own = own + 16;
+            buffer ! own;
+            atomic { drain(); told = true }         /* look_again() is a barrier */
         :: else
         fi;
 #endif
@@ -145,7 +151,7 @@ active proctype other_port() {
 
 active proctype control() {
     byte round = 0;
-    byte waited_for;
+    byte waited_for, now;
     bool barrier;
     do
     :: round < ROUNDS ->
@@ -165,25 +171,28 @@ active proctype control() {
         /* start() */
         waited_for = 0;
 #ifndef LOOK_FIRST
-        awaited++;
+        attention++;
 #endif
         barrier = !parked;
 #ifndef NO_MEMBARRIER
         if :: barrier -> atomic { drain() } :: else fi;
 #endif
-        waited_for = sequence;
+        waited_for = word;
 #ifdef LOOK_FIRST
-        if :: waited_for % 2 == 1 -> awaited++ :: else -> waited_for = 0 fi;
+        if :: OPEN(waited_for) != 0 -> attention++ :: else -> waited_for = 0 fi;
 #else
-        if :: waited_for % 2 == 0 -> awaited--; waited_for = 0 :: else fi;
+        if :: OPEN(waited_for) == 0 -> attention--; waited_for = 0 :: else fi;
 #endif
 #ifndef NO_WAIT
         /* finished(): looked at now, and again when told. */
         do
         :: waited_for == 0 -> break
         :: else ->
+            now = word;
             if
-            :: sequence != waited_for -> awaited--; waited_for = 0
+            :: OPEN(now) == 0 || CLOSES(now) != CLOSES(waited_for) ->
+                attention--;
+                waited_for = 0
             :: else -> told; told = false
             fi
         od;
