@@ -145,8 +145,7 @@ template <smmu_features F>
     if constexpr (F.state == security_state::secure) {
         if (is_for_non_secure(c)) return {.what = kind::other_state};
     }
-    const bool secure =
-        F.state == security_state::non_secure && get<spec::command::SSec>(c) != 0;
+    const bool secure = F.state == security_state::non_secure && get<spec::command::SSec>(c) != 0;
     const std::uint64_t sid = get<G::StreamID>(c);
     // Without stage 2 there are no VMIDs, and what software puts there is ignored.
     const vmid vm = F.stage2 ? vmid{static_cast<std::uint16_t>(get<T::VMID>(c))} : vmid{0};

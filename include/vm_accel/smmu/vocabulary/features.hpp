@@ -84,11 +84,10 @@ struct smmu_features {
                             stall_max <= 0xffff && performance_counters <= 64;
         // What is built of the secure interface: stage 1 (3.10.2.2: SEL2 = 0), and
         // addresses that leave room for non_secure_space_bit.
-        const bool state_is_built =
-            state == security_state::non_secure ||
-            (state == security_state::secure && stage1 && !stage2 && output_bits <= 48 && !vax52 &&
-             !ds && !stalls && !ats && !pri && !atos && ecmdq_log2 == 0 &&
-             performance_counters == 0);
+        const bool state_is_built = state == security_state::non_secure ||
+                                    (state == security_state::secure && stage1 && !stage2 &&
+                                     output_bits <= 48 && !vax52 && !ds && !stalls && !ats &&
+                                     !pri && !atos && ecmdq_log2 == 0 && performance_counters == 0);
         return translation && streams && queues && state_is_built;
     }
 };
