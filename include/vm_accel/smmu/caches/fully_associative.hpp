@@ -1,4 +1,7 @@
 /// A TLB in which any entry can be anywhere.
+///
+/// Costs almost a second of compile time (Boost.Intrusive): include it only where
+/// it is used.
 #pragma once
 
 #include <vm_accel/smmu/caches/replacement.hpp>
