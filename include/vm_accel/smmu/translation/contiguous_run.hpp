@@ -9,18 +9,18 @@
 
 namespace vm_accel::inline v0 {
 
-/// log2 of the bytes around `input` that `descriptor`, found at `at`, speaks
-/// for: its own, or its whole contiguous run. `output` is its output address.
+/// log2 of the bytes around `input` that `descriptor`, found at `at` and with the
+/// hint, speaks for: its own, or its whole run's. `output` is its output address.
 ///
 /// The run counts only if every descriptor of it says the same, so that a hint
 /// that is wrong, or flags that differ (AF, dirty state), change nothing. The
 /// run lies in one table: it is read from beside `at`.
 template <smmu_features F, table_access Tables>
-[[nodiscard]] unsigned contiguous_size(const table_format<F>& format, table_words<F, Tables>& words,
-                                       std::uint64_t at, int level, std::uint64_t descriptor,
-                                       std::uint64_t output, std::uint64_t input) noexcept {
+[[nodiscard, gnu::noinline]] unsigned
+whole_run_size(const table_format<F>& format, table_words<F, Tables>& words, std::uint64_t at,
+               int level, std::uint64_t descriptor, std::uint64_t output,
+               std::uint64_t input) noexcept {
     const unsigned size = format.covered(level);
-    if (spec::stage1_leaf::Contiguous::of(descriptor) == 0) return size;
     const unsigned more = spec::contiguous_bits(format.granule(), level);
     if (more == 0 || size + more > format.input_bits()) return size;
     const std::uint64_t count = std::uint64_t{1} << more;
@@ -32,6 +32,17 @@ template <smmu_features F, table_access Tables>
         if (words.load(first_at + i * 8) != (first | i << size)) return size;
     }
     return size + more;
+}
+
+/// The same of any descriptor.
+template <smmu_features F, table_access Tables>
+[[nodiscard, gnu::always_inline]] inline unsigned
+contiguous_size(const table_format<F>& format, table_words<F, Tables>& words, std::uint64_t at,
+                int level, std::uint64_t descriptor, std::uint64_t output,
+                std::uint64_t input) noexcept {
+    if (spec::stage1_leaf::Contiguous::of(descriptor) == 0) [[likely]]
+        return format.covered(level);
+    return whole_run_size(format, words, at, level, descriptor, output, input);
 }
 
 } // namespace vm_accel::inline v0

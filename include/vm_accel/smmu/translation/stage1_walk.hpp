@@ -29,7 +29,7 @@ public:
         : regimes_(regimes), tables_(tables), known_(known) {}
 
     /// Finds the descriptor at `at`. False = refused, and refusal() says why.
-    [[nodiscard]] bool find(std::uint64_t at) noexcept {
+    [[nodiscard, gnu::always_inline]] bool find(std::uint64_t at) noexcept {
         physical_ = at;
         if constexpr (F.stage2) {
             if (regimes_.stage2_enabled) return look_up(at, permissions::privileged_read);
@@ -40,7 +40,8 @@ public:
     /// is a write to stage 2. False = refused.
     [[nodiscard]] bool may_update([[maybe_unused]] std::uint64_t at) noexcept {
         if constexpr (F.stage2) {
-            if (regimes_.stage2_enabled && !writable_) {
+            const bool writable = page_.allowed().allow(permissions::privileged_write);
+            if (regimes_.stage2_enabled && !writable) {
                 if (look_up(at, permissions::privileged_write)) return true;
                 refusal_.table_write = true;
                 return false;
@@ -49,24 +50,25 @@ public:
         return true;
     }
     [[nodiscard]] const walk_result& refusal() const noexcept { return refusal_; }
+    /// Makes the page known that has the descriptor found last, at `at`: it has a
+    /// leaf, and probably more of them.
+    void keep_page(std::uint64_t at) noexcept {
+        if (!was_known_) known_.keep_page(at, page_);
+    }
     /// Of the descriptor found last.
     [[nodiscard]] std::uint64_t physical() const noexcept { return physical_; }
 
 private:
     [[nodiscard]] bool look_up(std::uint64_t at, unsigned needed) noexcept {
         const stage2_request request{.ipa = at, .needed = needed, .for_table = true};
-        if (const auto page = answer_known(regimes_.stage2, request, known_)) {
-            physical_ = page->output() + (at & ((std::uint64_t{1} << page->size_log2) - 1));
-            writable_ = page->allowed().allow(permissions::privileged_write);
-            return true;
-        }
-        const walk_result page = read_stage2<F>(regimes_.stage2, request, tables_, known_);
-        if (page.event) {
-            refusal_ = page;
+        const auto known = answer_known(regimes_.stage2, request, known_);
+        was_known_ = known.has_value();
+        if (was_known_) {
+            page_ = *known;
+        } else if (!read_stage2<F>(regimes_.stage2, request, tables_, known_, page_, refusal_)) {
             return false;
         }
-        physical_ = page.output_base + (at - page.input_base);
-        writable_ = page.allowed.allow(permissions::privileged_write);
+        physical_ = page_.output() + (at & ((std::uint64_t{1} << page_.size_log2) - 1));
         return true;
     }
 
@@ -74,7 +76,8 @@ private:
     Tables& tables_;
     Known& known_;
     std::uint64_t physical_ = 0;
-    bool writable_ = true;
+    known_page page_{};
+    bool was_known_ = true;
     walk_result refusal_{};
 };
 
@@ -120,9 +123,7 @@ template <smmu_features F, table_access Tables, class Known = nothing_known>
     const std::uint64_t input = request.address & ((std::uint64_t{1} << half.input_bits) - 1);
     stage1_descriptors<F, Tables, std::remove_reference_t<Known>> place{regimes, tables, known};
     table_words<F, Tables> words{tables, regime.big_endian};
-    // The two tables reached last: with the limits, as known_table has them.
-    std::uint64_t here = 0;
-    std::uint64_t above = 0;
+    std::uint64_t here = 0; // the table reached last, and the limits: see known_table
     int level = lowest_known(
         format, [&](unsigned size_log2) { return known.table1(request.address, size_log2); }, here);
     std::uint64_t at = 0;
@@ -186,11 +187,9 @@ template <smmu_features F, table_access Tables, class Known = nothing_known>
             }
         }
 
-        if (level > start && !owes_update(tables)) {
-            known.keep_table1(request.address, format.covered(level - 1), here);
-            if (level - 1 > start) {
-                known.keep_table1(request.address, format.covered(level - 2), above);
-            }
+        if (!owes_update(tables)) {
+            if (level > start) known.keep_table1(request.address, format.covered(level - 1), here);
+            place.keep_page(at);
         }
         const unsigned size =
             contiguous_size(format, words, place.physical(), level, after, decoded.address, input);

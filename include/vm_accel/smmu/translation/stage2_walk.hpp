@@ -53,15 +53,16 @@ answer_known(const stage2_regime& regime, const stage2_request& request, Known& 
     return page;
 }
 
-/// Walks stage 2, and looks at its leaf whatever is known of the page. Every
-/// fault says so in `stage2`, with the IPA and the class.
+/// Walks stage 2, and looks at its leaf whatever is known of the page. False =
+/// refused: every fault says so in `stage2`, with the IPA and the class.
 ///
 /// Faults come in the architecture's order: translation, address size, access
 /// flag, permission. At most five fetches, and one more for each time that the
 /// leaf changes under an update of its flags (walk_retries).
 template <smmu_features F, table_access Tables, class Known>
-[[nodiscard]] walk_result read_stage2(const stage2_regime& regime, const stage2_request& request,
-                                      Tables& tables, Known& known) noexcept {
+[[nodiscard]] bool read_stage2(const stage2_regime& regime, const stage2_request& request,
+                               Tables& tables, Known& known, known_page& page,
+                               walk_result& refusal) noexcept {
     using enum spec::event_id;
     int reached = 0; // the level of the last descriptor that was read
     const auto fault = [&](spec::event_id id, std::uint64_t at = 0) noexcept {
@@ -69,7 +70,8 @@ template <smmu_features F, table_access Tables, class Known>
         r.stage2 = true;
         r.ipa = request.ipa;
         r.cls = request.for_table ? spec::fault_class::TT : spec::fault_class::IN;
-        return r;
+        refusal = r;
+        return false;
     };
     const table_format<F> format{regime.granule_bits, regime.input_bits, regime.output_bits,
                                  regime.wide_format};
@@ -86,11 +88,12 @@ template <smmu_features F, table_access Tables, class Known>
     std::uint64_t table = 0;
     const int lowest = lowest_known(
         format, [&](unsigned size_log2) { return known.table2(request.ipa, size_log2); }, table);
-    std::uint64_t at =
-        format.first_table(regime.table, level) + (request.ipa >> format.covered(level)) * 8;
+    std::uint64_t at = 0;
     if (lowest > level) {
         level = lowest;
         at = table + format.index(request.ipa, level) * 8;
+    } else {
+        at = format.first_table(regime.table, level) + (request.ipa >> format.covered(level)) * 8;
     }
     const int start = level;
     for (unsigned retries = 0;;) {
@@ -131,16 +134,12 @@ template <smmu_features F, table_access Tables, class Known>
             format.form() == spec::address_form::ds
                 ? regime.shareability
                 : static_cast<unsigned>(spec::stage2_leaf::SH::of(*descriptor));
-        const known_page page =
-            known_page::of(decoded.address >> size << size, *descriptor, shareability,
-                           flags.lasting(allowed, request.needed), size);
-        if (!owes_update(tables)) {
-            known.keep_page(request.ipa, page);
-            if (level > start) {
-                known.keep_table2(request.ipa, format.covered(level - 1), table);
-            }
+        page = known_page::of(decoded.address >> size << size, *descriptor, shareability,
+                              flags.lasting(allowed, request.needed), size);
+        if (level > start && !owes_update(tables)) {
+            known.keep_table2(request.ipa, format.covered(level - 1), table);
         }
-        return stage2_result(request, page, regime.decides_types);
+        return true;
     }
 }
 
@@ -151,7 +150,11 @@ template <smmu_features F, table_access Tables, class Known = nothing_known>
     if (const std::optional<known_page> page = answer_known(regime, request, known)) {
         return stage2_result(request, *page, regime.decides_types);
     }
-    return read_stage2<F>(regime, request, tables, known);
+    known_page page;
+    walk_result refusal;
+    if (!read_stage2<F>(regime, request, tables, known, page, refusal)) return refusal;
+    if (!owes_update(tables)) known.keep_page(request.ipa, page);
+    return stage2_result(request, page, regime.decides_types);
 }
 
 } // namespace vm_accel::inline v0

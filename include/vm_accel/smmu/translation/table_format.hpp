@@ -30,33 +30,20 @@ public:
     constexpr table_format(unsigned granule_bits, unsigned input_bits, unsigned output_bits,
                            bool ds) noexcept
         : granule_(static_cast<spec::granule>(granule_bits)),
+          form_(form_of(granule(), ds)),
+          stride_(spec::bits_per_level(granule())),
           input_bits_(input_bits),
-          output_bits_(output_bits),
-          ds_(ds) {}
+          output_bits_(addressed_bits(form(), output_bits)) {}
 
     [[nodiscard]] constexpr spec::granule granule() const noexcept {
         if constexpr (!F.granule_16k && !F.granule_64k) return spec::granule::size_4k;
         return granule_;
     }
-    /// With 64 KiB granules bits [15:12] are address bits wherever 52-bit
-    /// addresses exist, however small the output size.
     [[nodiscard]] constexpr spec::address_form form() const noexcept {
-        using enum spec::address_form;
-        if constexpr (F.output_bits == 52 && F.granule_64k) {
-            if (granule() == spec::granule::size_64k) return large_64k;
-        }
-        if constexpr (F.ds) {
-            if (ds_ && granule() != spec::granule::size_64k) return ds;
-        }
-        return narrow;
+        if constexpr (F.output_bits <= 48 && !F.ds) return spec::address_form::narrow;
+        return form_;
     }
-    /// The narrow form has no addresses above 48 bits, whatever IPS says.
-    [[nodiscard]] constexpr unsigned output_bits() const noexcept {
-        if constexpr (F.output_bits > 48) {
-            if (form() == spec::address_form::narrow && output_bits_ > 48) return 48;
-        }
-        return output_bits_;
-    }
+    [[nodiscard]] constexpr unsigned output_bits() const noexcept { return output_bits_; }
     [[nodiscard]] constexpr unsigned input_bits() const noexcept { return input_bits_; }
     [[nodiscard]] constexpr bool fits(std::uint64_t address) const noexcept {
         return address >> output_bits() == 0;
@@ -64,7 +51,9 @@ public:
 
     /// Input bits that one descriptor at `level` leaves over.
     [[nodiscard]] constexpr unsigned covered(int level) const noexcept {
-        return spec::covered_bits(granule(), level);
+        if constexpr (!F.granule_16k && !F.granule_64k)
+            return spec::covered_bits(spec::granule::size_4k, level);
+        return stride_ * static_cast<unsigned>(static_cast<int>(spec::last_level) + 1 - level) + 3;
     }
     /// Where a stage-1 walk starts; 4 = nowhere, the input has no page.
     [[nodiscard]] constexpr int first_level() const noexcept {
@@ -94,13 +83,12 @@ public:
     }
     /// Which descriptor of a table below the first.
     [[nodiscard]] constexpr std::uint64_t index(std::uint64_t input, int level) const noexcept {
-        return input >> covered(level) &
-               ((std::uint64_t{1} << spec::bits_per_level(granule())) - 1);
+        return input >> covered(level) & ((std::uint64_t{1} << stride_) - 1);
     }
 
     /// What a descriptor is, and the address in it.
-    [[nodiscard]] constexpr decoded_descriptor decode(std::uint64_t descriptor,
-                                                      int level) const noexcept {
+    [[nodiscard, gnu::always_inline]] constexpr decoded_descriptor
+    decode(std::uint64_t descriptor, int level) const noexcept {
         using K = spec::descriptor_kind;
         if (K::Valid::of(descriptor) == 0) return {};
         const bool last = level == static_cast<int>(spec::last_level);
@@ -115,10 +103,33 @@ public:
     }
 
 private:
+    /// With 64 KiB granules bits [15:12] are address bits wherever 52-bit
+    /// addresses exist, however small the output size.
+    [[nodiscard]] static constexpr spec::address_form form_of(spec::granule granule,
+                                                              bool wide) noexcept {
+        using enum spec::address_form;
+        if constexpr (F.output_bits == 52 && F.granule_64k) {
+            if (granule == spec::granule::size_64k) return large_64k;
+        }
+        if constexpr (F.ds) {
+            if (wide && granule != spec::granule::size_64k) return ds;
+        }
+        return narrow;
+    }
+    /// The narrow form has no addresses above 48 bits, whatever IPS says.
+    [[nodiscard]] static constexpr unsigned addressed_bits(spec::address_form form,
+                                                           unsigned output_bits) noexcept {
+        if constexpr (F.output_bits > 48) {
+            if (form == spec::address_form::narrow && output_bits > 48) return 48;
+        }
+        return output_bits;
+    }
+
     spec::granule granule_;
+    spec::address_form form_;
+    unsigned stride_; ///< input bits that a level resolves
     unsigned input_bits_;
     unsigned output_bits_;
-    bool ds_;
 };
 
 } // namespace vm_accel::inline v0

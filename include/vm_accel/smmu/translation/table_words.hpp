@@ -28,7 +28,7 @@ public:
     table_words(Tables& tables, bool big_endian) noexcept
         : tables_(tables), big_endian_(big_endian) {}
 
-    [[nodiscard]] std::optional<std::uint64_t> load(std::uint64_t at) noexcept {
+    [[nodiscard, gnu::always_inline]] std::optional<std::uint64_t> load(std::uint64_t at) noexcept {
         std::optional<std::uint64_t> word = tables_.load(at);
         if (word) *word = ordered(*word);
         return word;
