@@ -43,8 +43,7 @@ void synchronise() { device().send({spec::cmd_sync(spec::sync_signal::SIG_NONE)}
 /// The first `entries` pages are cached, and nothing else.
 void fill(benchmark::State& state, std::uint64_t entries) {
     (void)port();
-    synchronise();
-    if (!device().iommu().invalidate_tlb()) state.SkipWithError("could not be emptied");
+    device().empty();
     for (std::uint64_t i = 0; i < entries; ++i) {
         if (!touch(i)) state.SkipWithError("a page was refused");
     }

@@ -143,6 +143,12 @@ public:
         return machine_.iommu().mmio_read(spec::reg::CMDQ_CONS, 4) == (prod_ & positions);
     }
 
+    /// Nothing is cached any more. CMD_SYNC gives back what decoded configurations took.
+    void empty() {
+        if (!iommu().invalidate_tlb()) throw std::runtime_error{"the TLB could not be emptied"};
+        send({spec::cmd_sync(spec::sync_signal::SIG_NONE)});
+    }
+
     [[nodiscard]] device_type& iommu() { return machine_.iommu(); }
     [[nodiscard]] machine_type& machine() { return machine_; }
     [[nodiscard]] std::uint64_t root() const { return root_; }

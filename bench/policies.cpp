@@ -31,8 +31,7 @@ struct setting {
 template <class Tlb>
 setting<Tlb>& the() {
     static setting<Tlb> one;
-    if (!one.device.iommu().invalidate_tlb())
-        throw std::runtime_error{"the TLB could not be emptied"};
+    one.device.empty();
     return one;
 }
 template <class Tlb>

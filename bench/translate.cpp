@@ -48,11 +48,6 @@ auto& port(unsigned size_log2) {
     static auto blocks = device<Tlb, Options>().attach(Which);
     return size_log2 == page_log2 ? pages : blocks;
 }
-/// Nothing that earlier runs have left.
-template <class Device>
-void empty(Device& device) {
-    if (!device.iommu().invalidate_tlb()) throw std::runtime_error{"the TLB could not be emptied"};
-}
 template <class Port>
 std::byte* guarded(Port& port, iova address) {
     auto guard = port.open();
@@ -65,7 +60,7 @@ void hit(benchmark::State& state) {
     auto& d = device<Tlb, Options>();
     auto& p = port<Tlb, Options, Which>(asked.size_log2);
     d.map(asked.pages, asked.size_log2);
-    empty(d);
+    d.empty();
     const only_hits check{state, d.iommu(), asked.pages};
     go_round(
         state, asked.order, asked.size_log2, [&](iova address) { return guarded(p, address); },
@@ -78,7 +73,7 @@ void hit_mixed(benchmark::State& state) {
     static auto p = d.attach();
     d.map(asked.pages);
     d.map(1, block_log2);
-    empty(d);
+    d.empty();
     const only_hits check{state, d.iommu(), asked.pages + 1};
     benchmark::DoNotOptimize(guarded(p, iova{first_block}));
     go_round(
@@ -91,7 +86,7 @@ void hit_held(benchmark::State& state) {
     auto& d = device<usual_tlb, stage1_options>();
     auto& p = port<usual_tlb, stage1_options, stages::first>(asked.size_log2);
     d.map(asked.pages, asked.size_log2);
-    empty(d);
+    d.empty();
     const only_hits check{state, d.iommu(), asked.pages};
     auto guard = p.open();
     go_round(

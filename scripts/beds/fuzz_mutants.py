@@ -51,8 +51,10 @@ MUTANTS = [
      "                out |= queue.stop(spec::CERROR_ILL);",
      "                out.wake_poll = true;", "commands"),
     ("a look-up takes any way of a set", TLB,
-     "if ((state ^ by.tag_) >> 32 != 0) [[unlikely]]", "if (state >> 34 == 0) [[unlikely]]", "tables"),
+     "if (static_cast<std::uint32_t>(state) != by.tag_) [[unlikely]]",
+     "if ((state & tags) < 3) [[unlikely]]", "tables"),
     ("an address that matches in part is a hit", TLB,
-     "return address >> size_log2_ ^ salt_;", "return (address & 0xffff'ffff) >> size_log2_ ^ salt_;",
+     "return (address & page_mask_) ^ salt_;",
+     "return (address & page_mask_ & 0xffff'ffff) ^ salt_;",
      "tables"),
 ]

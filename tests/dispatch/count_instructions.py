@@ -106,7 +106,13 @@ def main(arguments):
     if len(arguments) not in (1, 3):
         print(__doc__)
         return 2
+    # What a kernel answers may cost an instruction more in one run than in another: a pair that
+    # differs is looked at again. Code that differs does so each time.
     counts = count(arguments[0])
+    for _ in range(2):
+        if not check(counts, {}):
+            break
+        counts = count(arguments[0])
     for name, instructions in sorted(counts.items()):
         print(f"{instructions:10g} {name}")
     bounded = len(arguments) == 3 and re.fullmatch(r"GNU 12\..*", " ".join(arguments[1:]))
