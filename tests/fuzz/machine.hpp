@@ -15,6 +15,7 @@ using namespace vm_accel;
 struct options : default_smmu_options {
     static constexpr smmu_features features = full_features;
     using quiescence = single_threaded;
+    using walk_cache = vm_accel::walk_cache<8, 8>;
     static constexpr std::size_t configurations = 4;
     static constexpr std::size_t contexts = 4;
     static constexpr unsigned generation_bits = 7;
