@@ -11,7 +11,9 @@
 #include <algorithm>
 #include <array>
 #include <atomic>
+#include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <span>
 
 namespace vm_accel::inline v0 {
@@ -53,7 +55,7 @@ public:
                 return command_fetch::failed;
             }
         }
-        out = ahead_[next_++];
+        std::memcpy(&out.word, &ahead_[sizeof out * next_++], sizeof out);
         return command_fetch::command;
     }
 
@@ -84,7 +86,7 @@ private:
         const auto copy = [&](std::uint32_t count) noexcept {
             next_ = 0;
             end_ = count;
-            return memory.read(at, std::as_writable_bytes(std::span{ahead_}.first(count)));
+            return memory.read(at, std::span{ahead_}.first(count * sizeof(spec::command)));
         };
         if constexpr (!requires { Memory::counts_accesses; }) {
             const std::uint32_t to_end = (std::uint32_t{1} << place_.shape.log2size) - entry;
@@ -103,7 +105,7 @@ private:
     bool runs_;
     std::uint32_t next_ = 0; ///< of `ahead_`
     std::uint32_t end_ = 0;
-    std::array<spec::command, most_ahead> ahead_;
+    std::array<std::byte, most_ahead * sizeof(spec::command)> ahead_; ///< as far as read
 };
 
 } // namespace vm_accel::inline v0

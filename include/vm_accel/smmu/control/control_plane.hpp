@@ -70,16 +70,10 @@ public:
         if (resetting_) return;
         // What was raised before the write goes where it was to go then.
         router_.route(registers_, memory, out);
-        const register_effect effect = registers_.write(offset, size, value);
-        if (effect.streams_changed) executor.forget_streams(0U, ~0U);
-        if (effect.smmu_disabled) executor.smmu_disabled();
-        if (effect.atos_started) executor.run_atos();
-        // A CMD_SYNC stays at CONS, and starts over when its queue is on again.
-        if (effect.enables_changed && !registers_.commands_enabled()) queues_[0].waits = false;
-        if (effect.queue_disabled != 0) queues_[effect.queue_disabled].waits = false;
-        if (effect.enables_changed || effect.bypass_changed) {
-            acknowledge_owed_ = true;
-            start(acknowledge_grace_);
+        if (is_command_index(offset) && size == 4) {
+            registers_.write_command_index(value);
+        } else {
+            write_register(offset, size, value, executor);
         }
         service(memory, executor, budget, out);
     }
@@ -201,6 +195,23 @@ private:
         bool interrupt = false;   ///< the waiting CMD_SYNC's
         interrupt_message message{};
     };
+
+    /// Any register but the one that is written all the time.
+    template <class Executor>
+    [[gnu::noinline]] void write_register(std::uint64_t offset, unsigned size, std::uint64_t value,
+                                          Executor& executor) noexcept {
+        const register_effect effect = registers_.write(offset, size, value);
+        if (effect.streams_changed) executor.forget_streams(0U, ~0U);
+        if (effect.smmu_disabled) executor.smmu_disabled();
+        if (effect.atos_started) executor.run_atos();
+        // A CMD_SYNC stays at CONS, and starts over when its queue is on again.
+        if (effect.enables_changed && !registers_.commands_enabled()) queues_[0].waits = false;
+        if (effect.queue_disabled != 0) queues_[effect.queue_disabled].waits = false;
+        if (effect.enables_changed || effect.bypass_changed) {
+            acknowledge_owed_ = true;
+            start(acknowledge_grace_);
+        }
+    }
 
     /// Takes from `budget` what it executes.
     template <guest_memory Memory, class Executor>

@@ -85,6 +85,11 @@ public:
         return store(shape.at(), shape.merged(shape.whole ? 0 : load(shape.at()), value));
     }
 
+    /// What write() does for the Command queue's PROD, which nothing locks.
+    void write_command_index(std::uint64_t value) noexcept {
+        put(commands_[0].prod, static_cast<std::uint32_t>(value) & 0xf'ffff);
+    }
+
     // Live values, for device threads and the queues.
     [[nodiscard]] bool smmu_enabled() const noexcept { return cr0<spec::CR0::SMMUEN>(); }
     [[nodiscard]] bool commands_enabled() const noexcept { return cr0<spec::CR0::CMDQEN>(); }
@@ -323,7 +328,7 @@ private:
             }
             break;
         case reg::CMDQ_PROD:
-            put(commands_[0].prod, low & 0xf'ffff);
+            write_command_index(low);
             break;
         case reg::CMDQ_CONS:
             if (commands_idle) put(commands_[0].cons, low & 0x7f0f'ffff);
