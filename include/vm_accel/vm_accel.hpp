@@ -66,15 +66,18 @@
 #include <vm_accel/os/memory_platform.hpp>
 #include <vm_accel/os/physical_memory.hpp>
 #include <vm_accel/os/reserved_array.hpp>
+#include <vm_accel/os/thread_mark.hpp>
 #include <vm_accel/os/thread_platform.hpp>
 #include <vm_accel/os/threads.hpp>
 #include <vm_accel/os/wakeup.hpp>
 #include <vm_accel/os/worker_thread.hpp>
 #include <vm_accel/smmu/assembly.hpp>
+#include <vm_accel/smmu/caches/change_epoch.hpp>
 #include <vm_accel/smmu/caches/configuration_cache.hpp>
 #include <vm_accel/smmu/caches/context_table.hpp>
 #include <vm_accel/smmu/caches/direct_mapped.hpp>
 #include <vm_accel/smmu/caches/duelling.hpp>
+#include <vm_accel/smmu/caches/filled_sizes.hpp>
 #include <vm_accel/smmu/caches/fully_associative.hpp>
 #include <vm_accel/smmu/caches/no_tlb.hpp>
 #include <vm_accel/smmu/caches/partitioned.hpp>
@@ -82,6 +85,7 @@
 #include <vm_accel/smmu/caches/prefetching_tlb.hpp>
 #include <vm_accel/smmu/caches/replacement.hpp>
 #include <vm_accel/smmu/caches/set_associative.hpp>
+#include <vm_accel/smmu/caches/stream_view.hpp>
 #include <vm_accel/smmu/caches/tlb_policy.hpp>
 #include <vm_accel/smmu/caches/two_level.hpp>
 #include <vm_accel/smmu/caches/walk_cache.hpp>

@@ -12,14 +12,12 @@ COMMANDS = "smmu/control/command_decoder.hpp"
 CONTROL = "smmu/control/control_plane.hpp"
 
 MUTANTS = [
-    ("a hit ignores the permission", TRANSLATOR,
-     "if (!hit || !hit->allowed.allow(needed_by(*configuration, asked))) [[unlikely]]",
-     "if (!hit) [[unlikely]]", "tables"),
-    ("a hit counts its offset from the page, not the entry", TRANSLATOR,
-     "        return deliver(*hit, address & (size - 1), size, asked.length);\n    }\n\n"
-     "    /// Translates one access.",
-     "        return deliver(*hit, address & 0xfff, size, asked.length);\n    }\n\n"
-     "    /// Translates one access.", "tables"),
+    ("a hit ignores the permission", TLB,
+     "if ((static_cast<std::uint8_t>(word) & asked) != 0) [[unlikely]]",
+     "if ((static_cast<std::uint8_t>(word) & asked & not_memory) != 0) [[unlikely]]", "tables"),
+    ("a hit counts its offset from the page, not the entry", TLB,
+     "reinterpret_cast<std::byte*>(address + distance)",
+     "reinterpret_cast<std::byte*>((address & ~0x1f'f000ULL) + distance)", "tables"),
     ("an entry starts at the wrong output", TRANSLATOR,
      "entry.output = raw(base);", "entry.output = raw(output);", "tables"),
     ("a piece of a page is cut at the wrong place", TRANSLATOR,
@@ -54,7 +52,6 @@ MUTANTS = [
      "if (static_cast<std::uint32_t>(state) != by.tag_) [[unlikely]]",
      "if ((state & tags) < 3) [[unlikely]]", "tables"),
     ("an address that matches in part is a hit", TLB,
-     "return (address & page_mask_) ^ salt_;",
-     "return (address & page_mask_ & 0xffff'ffff) ^ salt_;",
+     "return first ^ salt_;", "return (first & 0xffff'ffff) ^ salt_;",
      "tables"),
 ]

@@ -56,10 +56,10 @@ tlb_entry entry_of(unsigned n) {
 /// Looks up what may be entry n, quickly where the policy can.
 template <class Tlb>
 std::optional<tlb_hit> look(Tlb& tlb, const tlb_key& key, unsigned n, bool quickly) {
-    if constexpr (requires { tlb.look_quickly(Tlb::prepare(0, 12), 0, Tlb::asks_for(1)); }) {
+    if constexpr (quick_tlb_policy<Tlb>) {
         if (quickly) {
             const auto hit = tlb.look_quickly(Tlb::prepare(key.context, 12), key.address,
-                                              Tlb::asks_for(1U << n));
+                                              key.address & ~0xfffULL, Tlb::asks_for(1U << n));
             if (!hit.found) return std::nullopt;
             return tlb_hit{hit.host - (key.address & 0xfff), hit.output, permissions{1U << n}, 12,
                            hit.attributes};

@@ -313,3 +313,105 @@ TEST_CASE("devices that do DMA after their detach take nothing from the pool", "
         CHECK(reads(port, iova{guest::ram}));
     CHECK(m.iommu().stats().hits >= before + 9);
 }
+
+TEST_CASE("what a port keeps is good for one hit after the other, and no longer than it is true",
+          "[smmu][view]") {
+    constexpr std::uint32_t sid = 0x10;
+    guest::machine<> m;
+    m.start();
+    const std::uint64_t root = m.stage1_stream(sid, 1);
+    const std::uint64_t before = m.take_pages(), after = m.take_pages();
+    m.map(root, raw(mapped), before);
+    REQUIRE(m.iommu().attach_device("device", m.all_of_ram, stream_id{sid}));
+    auto port = m.iommu().make_port("device").value();
+    const auto where = [&]() -> std::uint64_t {
+        auto guard = port.open();
+        const outcome o = guard.translate(mapped, 8, access::read);
+        return o.is_span() ? raw(o.address()) : 0;
+    };
+    // The entry, the replacement policy's mark, the port's copy, and hits by it.
+    for (int i = 0; i < 6; ++i)
+        REQUIRE(where() == before);
+    const smmu_statistics warm = m.iommu().stats();
+    CHECK(warm.misses == 1);
+    CHECK(warm.hits == 5);
+    m.unmap(root, raw(mapped));
+    m.map(root, raw(mapped), after);
+    REQUIRE(where() == before); // nobody has said a word
+
+    struct row {
+        const char* what;
+        std::function<void()> change;
+        std::uint64_t then;
+    };
+    const auto command = [&m](const spec::command& c) { return [&m, c] { m.command(c); }; };
+    const std::vector<row> rows{
+        row{"TLBI_NSNH_ALL", command(spec::tlbi_nsnh_all()), after},
+        row{"TLBI_NH_ALL", command(spec::tlbi_nh_all(vmid{0})), after},
+        row{"TLBI_NH_ASID", command(spec::tlbi_nh_asid(vmid{0}, asid{1})), after},
+        row{"TLBI_NH_ASID of another ASID", command(spec::tlbi_nh_asid(vmid{0}, asid{2})), before},
+        row{"TLBI_NH_VA", command(spec::tlbi_nh_va(vmid{0}, asid{1}, mapped, true)), after},
+        row{"TLBI_NH_VA of another page",
+            command(spec::tlbi_nh_va(vmid{0}, asid{1}, iova{raw(mapped) + 0x1000}, true)), before},
+        row{"an STE that aborts, and CFGI_STE",
+            [&] {
+                m.store(m.ste_address(sid), m.plain_ste(spec::ste_config::abort));
+                m.command(spec::cmd_cfgi_ste(stream_id{sid}, true));
+            },
+            0},
+        row{"an STE that aborts, without CFGI_STE",
+            [&] { m.store(m.ste_address(sid), m.plain_ste(spec::ste_config::abort)); }, before},
+        row{"invalidate_tlb of the stream",
+            [&] { REQUIRE(m.iommu().invalidate_tlb(stream_id{sid})); }, after},
+        row{"invalidate_tlb of all", [&] { REQUIRE(m.iommu().invalidate_tlb()); }, after},
+        row{"SMMUEN = 0 and GBPA.ABORT",
+            [&] {
+                m.write32(spec::reg::GBPA, 0x8010'0000);
+                m.write32(spec::reg::CR0, 0xc);
+            },
+            0},
+        row{"reset, with GBPA.ABORT",
+            [&] {
+                REQUIRE(m.iommu().reset());
+                m.write32(spec::reg::GBPA, 0x8010'0000);
+            },
+            0},
+        row{"memory taken away", [&] { REQUIRE(m.iommu().remove_memory(pa{guest::ram})); }, 0},
+        row{"the device detached", [&] { REQUIRE(m.iommu().detach_device("device")); }, 0}};
+    const row& r = rows[GENERATE(range(std::size_t{0}, std::size_t{14}))];
+    REQUIRE(rows.size() == 14);
+    CAPTURE(r.what);
+    r.change();
+    CHECK(where() == r.then);
+    CHECK(where() == r.then);
+}
+
+TEST_CASE("a hit serves what is on its page, and accesses that are none are refused",
+          "[smmu][view]") {
+    guest::machine<> m;
+    m.start();
+    const std::uint64_t root = m.stage1_stream(0x10, 1);
+    constexpr std::uint64_t top = 0x0000'ffff'ffff'f000;
+    for (const std::uint64_t page : {std::uint64_t{0}, raw(mapped), top})
+        m.map(root, page, m.take_pages());
+    REQUIRE(m.iommu().attach_device("device", m.all_of_ram, stream_id{0x10}));
+    auto port = m.iommu().make_port("device").value();
+    const auto length_of = [&](std::uint64_t address, std::uint64_t length) -> std::uint64_t {
+        auto guard = port.open();
+        const outcome o = guard.translate(iova{address}, length, access::read);
+        return o.is_span() ? o.length() : 0;
+    };
+    const std::uint64_t page = GENERATE_COPY(std::uint64_t{0}, raw(mapped), top);
+    for (int round = 0; round < 4; ++round) { // slowly at first, then quickly
+        CHECK(length_of(page, 1) == 1);
+        CHECK(length_of(page, 0x1000) == 0x1000);
+        CHECK(length_of(page + 0xff0, 0x10) == 0x10);
+        CHECK(length_of(page + 0xff0, 0x11) == 0x10);
+        CHECK(length_of(page + 0xfff, 0x10000) == 1);
+        CHECK(length_of(page + 8, ~page - 8) == 0xff8);
+        CHECK(length_of(page, ~std::uint64_t{0} - page) == 0x1000);
+        CHECK(length_of(page + 8, 0) == 0);
+        CHECK(length_of(page, 0) == 0);
+        if (page != 0) CHECK(length_of(page + 8, ~std::uint64_t{0}) == 0);
+    }
+}

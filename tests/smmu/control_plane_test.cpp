@@ -103,7 +103,7 @@ struct bench {
     no_walk_cache walks;
     configuration_cache configurations;
     register_file<F> registers;
-    quiescence_domain<single_threaded> guards;
+    quiescence_domain<single_threaded> guards{configurations.epoch()};
     noting_executor executor;
     control_plane<F, no_tlb, no_walk_cache, single_threaded> plane{tlb, walks, configurations,
                                                                    registers, guards};

@@ -122,28 +122,31 @@ namespace {
 /// Single threaded, with something happening where the control side's barrier is.
 struct interposed : single_threaded {
     static inline std::function<void()> meanwhile;
-    void sync_side_barrier() noexcept {
+    bool sync_side_barrier() noexcept {
         if (meanwhile) meanwhile();
+        return true;
     }
 };
 
 } // namespace
 
 TEST_CASE("a guard that a grace period waits for tells when it closes", "[smmu][sync]") {
-    quiescence_domain<interposed> guards;
+    change_epoch epoch;
+    quiescence_domain<interposed> guards{epoch};
     grace_period grace, other;
     REQUIRE(guards.allocate(2));
     REQUIRE(grace.allocate(2));
     REQUIRE(other.allocate(2));
     guard_slot& slot = *guards.claim();
     interposed::meanwhile = nullptr;
-    guards.open(slot);
+    std::uint64_t opened = guards.open(slot);
+    const auto close_tells = [&] { return guards.close(slot, opened) && guards.has_closed(slot); };
 
     SECTION("although another one closed between the asking and the look") {
         bool first_told = false;
         interposed::meanwhile = [&] {
-            first_told = guards.close(slot);
-            guards.open(slot);
+            first_told = close_tells();
+            opened = guards.open(slot);
         };
         guards.start(grace);
         interposed::meanwhile = nullptr;
@@ -152,9 +155,9 @@ TEST_CASE("a guard that a grace period waits for tells when it closes", "[smmu][
     SECTION("to each of two periods") {
         guards.start(grace);
         interposed::meanwhile = [&] {
-            CHECK(guards.close(slot));
+            CHECK(close_tells());
             CHECK(guards.finished(grace));
-            guards.open(slot);
+            opened = guards.open(slot);
         };
         guards.start(other); // waits for the guard that opened meanwhile
         interposed::meanwhile = nullptr;
@@ -165,12 +168,84 @@ TEST_CASE("a guard that a grace period waits for tells when it closes", "[smmu][
         guards.start(grace);
         guards.start(grace);
     }
+    SECTION("although others opened inside it, and one of them is the last") {
+        const std::uint64_t inner = guards.open(slot);
+        guards.start(grace);
+        CHECK_FALSE((guards.close(slot, opened) && guards.has_closed(slot)));
+        opened = inner;
+    }
+    SECTION("once, and the next one is none that it waits for") {
+        guards.start(grace);
+        CHECK(close_tells());
+        opened = guards.open(slot);
+        CHECK(guards.finished(grace));
+        guards.start(grace);
+    }
     CHECK_FALSE(guards.finished(grace));
-    CHECK(guards.close(slot));
+    CHECK(close_tells());
     CHECK(guards.finished(grace));
     CHECK(guards.finished(other));
-    guards.open(slot);
-    CHECK_FALSE(guards.close(slot)); // nobody waits any more
+    opened = guards.open(slot);
+    CHECK_FALSE(close_tells()); // nobody waits any more
+}
+
+namespace {
+
+/// Its barrier is refused, at once or from some moment on.
+struct refused : single_threaded {
+    static inline bool at_once = false, later = false;
+    bool prepare() noexcept { return !at_once; }
+    bool sync_side_barrier() noexcept { return !later; }
+};
+struct with_refused : default_smmu_options {
+    using quiescence = refused;
+};
+
+} // namespace
+
+TEST_CASE("guards make fences of their own where the control side's barrier is refused",
+          "[smmu][sync]") {
+    refused::at_once = GENERATE(true, false);
+    refused::later = false;
+    bench<with_refused> m;
+    auto port = m.iommu().make_port("disk").value();
+    std::array<std::byte, 8> bytes{};
+    REQUIRE(port.read(mapped, bytes));
+    CHECK(m.iommu().is_quiescence_degraded() == refused::at_once);
+    refused::later = true;
+    {
+        auto guard = port.open();
+        CHECK(guard.translate(mapped, 8, access::read).is_span());
+        m.unmap_and_sync();
+        CHECK_FALSE(m.commands_done());
+        CHECK(guard.translate(mapped, 8, access::read).is_fault());
+    }
+    CHECK(m.commands_done());
+    CHECK(m.iommu().is_quiescence_degraded());
+    CHECK_FALSE(port.read(mapped, bytes));
+    m.map(m.root, raw(mapped), m.target);
+    CHECK(port.read(mapped, bytes));
+    CHECK(port.read(mapped, bytes));
+}
+
+TEST_CASE("a domain that makes fences allows no copies, now and later", "[smmu][sync]") {
+    refused::at_once = true;
+    change_epoch epoch;
+    CHECK(change_epoch::allows_copies(epoch.now()));
+    epoch.changed();
+    CHECK(change_epoch::allows_copies(epoch.now()));
+    quiescence_domain<refused> guards{epoch};
+    REQUIRE(guards.allocate(1));
+    refused::at_once = false;
+    CHECK(guards.is_degraded());
+    CHECK_FALSE(change_epoch::allows_copies(epoch.now()));
+    epoch.changed();
+    CHECK_FALSE(change_epoch::allows_copies(epoch.now()));
+    // A guard that closes has to look closer, always.
+    guard_slot& slot = *guards.claim();
+    const std::uint64_t opened = guards.open(slot);
+    CHECK(guards.close(slot, opened));
+    CHECK_FALSE(guards.has_closed(slot));
 }
 
 TEST_CASE("guards nest: only the outermost counts", "[smmu][sync]") {

@@ -228,7 +228,7 @@ TEMPLATE_TEST_CASE("TLB: prepared look-ups find what was found before, exactly",
     const auto finds = [&](std::uint64_t address, unsigned needed,
                            std::uint64_t context = context_a, unsigned size_log2 = 12) {
         return tlb->look_quickly(TestType::prepare(context, size_log2), address,
-                                 TestType::asks_for(needed));
+                                 address >> size_log2 << size_log2, TestType::asks_for(needed));
     };
     tlb_entry e = entry_at(page);
     e.attributes = {0x44, 2};
@@ -271,7 +271,7 @@ TEST_CASE("clock keeps what was hit by prepared look-ups", "[tlb]") {
     };
     // As a port does: quickly first.
     const auto finds = [&](std::uint64_t page) {
-        return tlb.look_quickly(tlb_type::prepare(context_a, 12), page << 12,
+        return tlb.look_quickly(tlb_type::prepare(context_a, 12), page << 12, page << 12,
                                 tlb_type::asks_for(permissions::user_read))
                    .found ||
                tlb.lookup({page << 12, context_a, all_sizes});
@@ -303,7 +303,7 @@ TEST_CASE("an entry that is being filled is none, and is left empty if it is inv
     tlb_type tlb;
     const auto finds = [&](std::uint64_t page) {
         return tlb.lookup({page, context_a, all_sizes}).has_value() ||
-               tlb.look_quickly(tlb_type::prepare(context_a, 12), page, tlb_type::asks_for(0))
+               tlb.look_quickly(tlb_type::prepare(context_a, 12), page, page, tlb_type::asks_for(0))
                    .found;
     };
     const auto put = [&](std::uint64_t page) {

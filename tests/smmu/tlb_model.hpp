@@ -61,7 +61,8 @@ private:
             const auto prepared = Tlb::prepare(key.context, size_log2);
             for (unsigned needed = 1; needed <= permissions::all().bits(); needed <<= 1) {
                 const quick_hit quick =
-                    tlb.look_quickly(prepared, key.address, Tlb::asks_for(needed));
+                    tlb.look_quickly(prepared, key.address, key.address >> size_log2 << size_log2,
+                                     Tlb::asks_for(needed));
                 if (!quick.found) continue;
                 const auto hit =
                     tlb.lookup({key.address, key.context, std::uint64_t{1} << size_log2});

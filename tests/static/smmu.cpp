@@ -155,12 +155,11 @@ struct quiescence_archetype {
     quiescence_archetype(const quiescence_archetype&) = delete;
     quiescence_archetype& operator=(const quiescence_archetype&) = delete;
 
-    void prepare() noexcept {}
+    bool prepare() noexcept { return true; }
     void store_with_barrier(std::atomic<std::uint64_t>& word, std::uint64_t value) const noexcept {
         word.store(value);
     }
-    void sync_side_barrier() noexcept {}
-    bool is_degraded() const noexcept { return false; }
+    bool sync_side_barrier() noexcept { return true; }
 };
 static_assert(quiescence_policy<quiescence_archetype>);
 static_assert(quiescence_policy<membarrier_quiescence> && quiescence_policy<fence_quiescence> &&
@@ -175,10 +174,10 @@ struct needs_an_argument : base {
     explicit needs_an_argument(int);
 };
 struct prepare_may_throw : base {
-    void prepare();
+    bool prepare();
 };
-struct prepare_can_fail : base {
-    bool prepare() noexcept;
+struct prepare_cannot_fail : base {
+    void prepare() noexcept;
 };
 struct store_may_throw : base {
     void store_with_barrier(word&, std::uint64_t) const;
@@ -190,16 +189,10 @@ struct store_by_pointer : base {
     void store_with_barrier(word*, std::uint64_t) const noexcept;
 };
 struct barrier_may_throw : base {
-    void sync_side_barrier();
+    bool sync_side_barrier();
 };
-struct barrier_can_fail : base {
-    bool sync_side_barrier() noexcept;
-};
-struct degraded_may_throw : base {
-    bool is_degraded() const;
-};
-struct degraded_changes_the_policy : base {
-    bool is_degraded() noexcept;
+struct barrier_cannot_fail : base {
+    void sync_side_barrier() noexcept;
 };
 struct concurrent_is_no_bool : base {
     struct maybe {};
@@ -207,14 +200,12 @@ struct concurrent_is_no_bool : base {
 };
 static_assert(!quiescence_policy<needs_an_argument>);
 static_assert(!quiescence_policy<prepare_may_throw>);
-static_assert(!quiescence_policy<prepare_can_fail>);
+static_assert(!quiescence_policy<prepare_cannot_fail>);
 static_assert(!quiescence_policy<store_may_throw>);
 static_assert(!quiescence_policy<store_changes_the_policy>);
 static_assert(!quiescence_policy<store_by_pointer>);
 static_assert(!quiescence_policy<barrier_may_throw>);
-static_assert(!quiescence_policy<barrier_can_fail>);
-static_assert(!quiescence_policy<degraded_may_throw>);
-static_assert(!quiescence_policy<degraded_changes_the_policy>);
+static_assert(!quiescence_policy<barrier_cannot_fail>);
 static_assert(!quiescence_policy<concurrent_is_no_bool>);
 static_assert(!quiescence_policy<int>);
 } // namespace quiescence_misses

@@ -59,6 +59,7 @@ struct smmu_assembly {
     using walks_type = typename Options::walk_cache;
     using translator_type = translator<F, TlbPolicy, walks_type, own_memory_type, InterruptSink>;
     using guard_slot_type = guard_slot;
+    using views_type = stream_views<F, TlbPolicy>;
     using effects_type = effects;
     using performance_type = performance_group<F>;
     static constexpr stream_id message_requester = Options::message_requester;
@@ -70,8 +71,8 @@ struct smmu_assembly {
 
     [[nodiscard]] port make_port(attachment_record& record, guard_slot& slot) noexcept {
         ++record.ports;
-        performance.claimed(guards.index_of(slot), record);
-        return port{*this, record, slot, counters[guards.index_of(slot)]};
+        performance.claimed(guards.index_of(slot), record, slot.counters);
+        return port{*this, record, slot};
     }
 
     /// See smmu::init().
@@ -86,13 +87,11 @@ struct smmu_assembly {
             }
         }
         if (sink == nullptr) return host_error::no_sink_connected();
-        counters.reset(new (std::nothrow) port_counters[Options::ports]);
-        if (!counters || !guards.allocate(Options::ports) ||
+        if (!guards.allocate(Options::ports) ||
             !configurations.allocate(Options::configurations, Options::contexts,
                                      Options::generation_bits) ||
             !control.allocate() || !host_grace.allocate(Options::ports) ||
-            !attachments.allocate(stream_count) ||
-            !performance.allocate(counters.get(), Options::ports)) {
+            !attachments.allocate(stream_count) || !performance.allocate(Options::ports)) {
             return host_error::out_of_memory();
         }
         if constexpr (fault_injection_type::enabled) failing.emplace(*memory, injection);
@@ -151,18 +150,30 @@ struct smmu_assembly {
     }
 
     // What ports call.
-    void open_guard(guard_slot& slot) noexcept { guards.open(slot); }
-    [[nodiscard]] bool close_guard(guard_slot& slot) noexcept { return guards.close(slot); }
+    [[nodiscard]] std::uint64_t open_guard(guard_slot& slot) noexcept { return guards.open(slot); }
+    /// A guard that is to do more than translate_hit().
+    void settle_guard() noexcept { guards.settle(); }
+    [[nodiscard]] bool close_guard(guard_slot& slot, std::uint64_t opened) noexcept {
+        return guards.close(slot, opened);
+    }
+    [[nodiscard]] bool guard_has_closed(guard_slot& slot) noexcept {
+        return guards.has_closed(slot);
+    }
     void park_port(guard_slot& slot) noexcept { guards.park(slot); }
     void unpark_port(guard_slot& slot) noexcept { guards.unpark(slot); }
     [[nodiscard, gnu::always_inline]] std::optional<outcome>
-    translate_hit(const attachment_record& record, const transaction& asked,
-                  port_counters& port_share) noexcept {
+    translate_hit(views_type& views, iova address, std::uint64_t length, access kind,
+                  access_attributes attributes, port_counters& port_share) noexcept {
         if constexpr (strict_type::enabled) return std::nullopt; // translate() looks closer
-        return translator_type::translate_hit(tlb, slot_of(record, asked), asked, port_share);
+        if (F.ats && attributes.translated) return std::nullopt;
+        return translator_type::translate_hit(tlb, configurations.epoch(),
+                                              views.of(attributes.has_substream), address, length,
+                                              kind, attributes, port_share);
     }
     [[nodiscard]] outcome translate(attachment_record& record, const transaction& asked,
-                                    port_counters& port_share, translation_fault& fault) noexcept {
+                                    port_counters& port_share, views_type& views,
+                                    translation_fault& fault) noexcept {
+        guards.settle();
         if constexpr (F.ats) {
             if (asked.translated) {
                 auto translation = ats_by();
@@ -172,16 +183,16 @@ struct smmu_assembly {
                 return answer;
             }
         }
-        const outcome answer = translate_unchecked(record, asked, port_share, fault);
+        const outcome answer = translate_unchecked(record, asked, port_share, views, fault);
         if constexpr (strict_type::enabled) strict.check_access(*this, record, asked, answer);
         return answer;
     }
     [[nodiscard]] outcome translate_unchecked(attachment_record& record, const transaction& asked,
-                                              port_counters& port_share,
+                                              port_counters& port_share, views_type& views,
                                               translation_fault& fault) noexcept {
         return translate_by().translate(
             record.subject, slot_of(record, asked), asked, [this] { return stream_registers(); },
-            port_share, fault);
+            port_share, views.of(asked.has_substream), fault);
     }
     [[nodiscard]] effects record(const translation_fault& fault) noexcept {
         if (!fault.has_event()) return {};
@@ -420,13 +431,12 @@ struct smmu_assembly {
     event_queue<F> events;
     [[no_unique_address]] stalls_of<F> stalls;
     page_request_queue<F> page_requests;
-    quiescence_domain<quiescence> guards;
+    quiescence_domain<quiescence> guards{configurations.epoch()};
     control_plane<F, TlbPolicy, walks_type, quiescence> control{tlb, walks, configurations,
                                                                 registers, guards};
     attachment_set attachments;
     [[no_unique_address]] performance_type performance;
     [[no_unique_address]] strict_type strict;
-    std::unique_ptr<port_counters[]> counters;
     grace_period host_grace;
     [[no_unique_address]] fault_injection_type injection;
     [[no_unique_address]] std::conditional_t<

@@ -54,11 +54,10 @@ public:
                                                       .msi = F.msi,
                                                       .aidr = id_registers<F>::release()}>;
 
-    [[nodiscard]] bool allocate(const port_counters* counters, std::size_t ports) noexcept {
-        return ports_.allocate(counters, ports);
-    }
-    void claimed(std::size_t place, const attachment_record& owner) noexcept {
-        ports_.claimed(place, owner);
+    [[nodiscard]] bool allocate(std::size_t ports) noexcept { return ports_.allocate(ports); }
+    void claimed(std::size_t place, const attachment_record& owner,
+                 const port_counters& counters) noexcept {
+        ports_.claimed(place, owner, counters);
     }
     void released(std::size_t place, attachment_record& owner) noexcept {
         ports_.released(place, owner);
@@ -85,8 +84,8 @@ template <smmu_features F>
 class performance_group<F> {
 public:
     static constexpr bool enabled = false;
-    [[nodiscard]] static bool allocate(const port_counters*, std::size_t) noexcept { return true; }
-    static void claimed(std::size_t, const attachment_record&) noexcept {}
+    [[nodiscard]] static bool allocate(std::size_t) noexcept { return true; }
+    static void claimed(std::size_t, const attachment_record&, const port_counters&) noexcept {}
     static void released(std::size_t, attachment_record&) noexcept {}
     static void leaving(const attachment_record&) noexcept {}
     static void reset() noexcept {}

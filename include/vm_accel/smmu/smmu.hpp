@@ -322,7 +322,7 @@ public:
         smmu_statistics total;
         if (!is_initialized()) return total;
         for (std::size_t i = 0; i < Options::ports; ++i) {
-            const port_counters& c = parts_.counters[i];
+            const port_counters& c = parts_.guards.slot(i).counters;
             total.hits += c.hits.read();
             total.misses += c.misses.read();
             total.translations += c.unresolved.read();

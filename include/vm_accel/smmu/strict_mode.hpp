@@ -75,8 +75,9 @@ public:
         // The driver may be in the middle of it: commands that wait, tables that
         // change, a configuration that has its own rule.
         port_counters unused;
+        typename Parts::views_type unused_views;
         translation_fault fault;
-        const outcome again = parts.translate_unchecked(record, asked, unused, fault);
+        const outcome again = parts.translate_unchecked(record, asked, unused, unused_views, fault);
         if (!agree(again, given) || !same(probe(parts, record, asked), fresh) ||
             consumed(parts) != before || !is_idle(parts) || !is_configured(parts, record, asked)) {
             return;

@@ -6,6 +6,7 @@
 /// exhausted pool means uncached work, never a failure.
 #pragma once
 
+#include <vm_accel/smmu/caches/change_epoch.hpp>
 #include <vm_accel/smmu/caches/context_table.hpp>
 #include <vm_accel/smmu/vocabulary/access.hpp>
 #include <vm_accel/smmu/vocabulary/fault.hpp>
@@ -189,10 +190,12 @@ public:
     }
 
     /// Empties a slot: later look-ups decode afresh, fills under way are dropped.
+    /// What was copied of it is outdated, and a copy of nothing there is not.
     void empty(configuration_slot& slot) noexcept {
         slot.emptied_ += 2;
         const std::uintptr_t old = slot.word_.exchange(slot.emptied_, std::memory_order_seq_cst);
         if ((old & 1) == 0) {
+            epoch_.changed();
             push(retired_, static_cast<std::size_t>(
                                reinterpret_cast<const stream_configuration*>(old) - pool_.get()));
         }
@@ -222,8 +225,14 @@ public:
 
     /// Ages entries; see context_table::invalidate.
     [[nodiscard]] bool invalidate(const invalidation_scope& scope) noexcept {
-        return contexts_.invalidate(scope);
+        const bool sweep_due = contexts_.invalidate(scope);
+        if (!scope.by_address()) epoch_.changed();
+        return sweep_due;
     }
+    /// Of configurations in slots, and of the tags of their contexts.
+    [[nodiscard]] const change_epoch& epoch() const noexcept { return epoch_; }
+    [[nodiscard]] change_epoch& epoch() noexcept { return epoch_; }
+
     [[nodiscard]] bool sweep_wanted() const noexcept { return contexts_.sweep_wanted(); }
     /// Runs `empty_tlb` and makes retired contexts usable again; does neither
     /// when a publisher is at work: try again later.
@@ -261,6 +270,7 @@ private:
         if (of.stage2_context != nullptr) contexts_.release(of.stage2_context);
     }
 
+    change_epoch epoch_;
     std::mutex mutex_; ///< publishers, and the sweep
     std::unique_ptr<stream_configuration[]> pool_;
     std::unique_ptr<std::size_t[]> links_;

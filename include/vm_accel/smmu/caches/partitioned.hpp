@@ -123,10 +123,11 @@ public:
 
     /// See quick_tlb_policy.
     [[nodiscard, gnu::always_inline]] quick_hit look_quickly(const auto& by, std::uint64_t address,
-                                                             std::uint8_t asked) noexcept
+                                                             std::uint64_t first,
+                                                             const std::uint8_t& asked) noexcept
         requires requires { by.in_part; }
     {
-        return parts_[by.part].look_quickly(by.in_part, address, asked);
+        return parts_[by.part].look_quickly(by.in_part, address, first, asked);
     }
 
     [[nodiscard]] fill_ticket begin_fill(const tlb_key&) const noexcept {

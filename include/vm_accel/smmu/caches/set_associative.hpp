@@ -1,6 +1,7 @@
 /// A set-associative TLB with lock-free look-ups.
 #pragma once
 
+#include <vm_accel/smmu/caches/filled_sizes.hpp>
 #include <vm_accel/smmu/caches/replacement.hpp>
 #include <vm_accel/smmu/caches/tlb_policy.hpp>
 
@@ -20,7 +21,7 @@ namespace vm_accel::inline v0 {
 /// is taken, and are then found by comparing all ways.
 ///
 /// What a look-up reads of an entry is half a cache line. Its first word, the
-/// state, has the context's tag in the upper half and a version in the lower.
+/// state, has a version in the upper half and the context's tag in the lower.
 /// A filler takes the tag away, writes the rest, and puts the new tag in with
 /// the next version; a reader looks for its tag, reads, and looks whether the
 /// state is still the same: then nobody wrote in between, for the version comes
@@ -47,18 +48,24 @@ public:
     private:
         friend set_associative;
         constexpr prepared(std::uint64_t context, unsigned size_log2) noexcept
-            : tag_(std::uint64_t{translation_contexts::packed(context)} << 32),
-              salt_(std::uint64_t{size_log2} << size_shift | (context_index(context) & home_ways)
-                                                                 << way_shift),
-              size_log2_(size_log2) {}
-        /// What entries of the address have as key.
-        [[nodiscard]] constexpr std::uint64_t key(std::uint64_t address) const noexcept {
-            return address >> size_log2_ ^ salt_;
+            : salt_(home_salt(context, size_log2) ^ size_log2),
+              tag_(translation_contexts::packed(context)),
+              shift_(size_log2 - entry_log2) {}
+        /// What an entry has as key: its first address, with the page size in the
+        /// bits that are zero there, and the context's part of the home way.
+        [[nodiscard]] constexpr std::uint64_t key(std::uint64_t first) const noexcept {
+            return first ^ salt_;
+        }
+        [[nodiscard]] constexpr std::uint64_t key_around(std::uint64_t address) const noexcept {
+            return key(address >> shift_ >> entry_log2 << entry_log2 << shift_);
+        }
+        [[nodiscard]] constexpr std::uint64_t page(std::uint64_t key) const noexcept {
+            return key >> shift_ >> entry_log2;
         }
 
-        std::uint64_t tag_ = 0; ///< as in a state
         std::uint64_t salt_ = 0;
-        unsigned size_log2_ = 0;
+        std::uint32_t tag_ = 0;   ///< as in a state
+        std::uint32_t shift_ = 0; ///< log2 of the page size, less that of an entry's
     };
     [[nodiscard]] static constexpr prepared prepare(std::uint64_t context,
                                                     unsigned size_log2) noexcept {
@@ -71,12 +78,14 @@ public:
 
     /// Looks into the home way only. Inlined: the usual hit is little more than
     /// three comparisons and an addition.
-    [[nodiscard, gnu::always_inline]] quick_hit
-    look_quickly(const prepared& by, std::uint64_t address, std::uint8_t asked) noexcept {
-        const std::uint64_t key = by.key(address);
-        const entry& e = entries_[home_of(key)];
+    [[nodiscard, gnu::always_inline]] quick_hit look_quickly(const prepared& by,
+                                                             std::uint64_t address,
+                                                             std::uint64_t first,
+                                                             const std::uint8_t& asked) noexcept {
+        const std::uint64_t key = by.key(first);
+        const entry& e = entries_[home_of(key, by)];
         const std::uint64_t state = e.state.load(std::memory_order_acquire);
-        if ((state ^ by.tag_) >> 32 != 0) [[unlikely]]
+        if (static_cast<std::uint32_t>(state) != by.tag_) [[unlikely]]
             return {};
         if (e.key.load(std::memory_order_relaxed) != key) [[unlikely]]
             return {};
@@ -85,32 +94,25 @@ public:
         std::atomic_thread_fence(std::memory_order_acquire);
         if (e.state.load(std::memory_order_relaxed) != state) [[unlikely]]
             return {};
-        if ((word & asked) != 0) [[unlikely]]
+        if ((static_cast<std::uint8_t>(word) & asked) != 0) [[unlikely]]
             return {};
-        if constexpr (!marks_touched) Replacement::touch(recency_[set_of(key)], way_of(key));
+        if constexpr (!marks_touched)
+            Replacement::touch(recency_[set_of(by.page(key))], way_of(by.page(key)));
         return {true, reinterpret_cast<std::byte*>(address + distance), word & address_bits,
                 memory_attributes::unpacked(word >> attributes_shift)};
     }
 
     [[nodiscard, gnu::always_inline]] std::optional<tlb_hit> lookup(const tlb_key& key) noexcept {
         place at = home(key);
-        if (at.index == nowhere) [[unlikely]] {
+        if (at.index == nowhere) [[unlikely]]
             at = search(key.address, key.context, key.page_sizes);
-            if (at.index == nowhere) return std::nullopt;
-        }
-        const tlb_entry held = held_in(at.index, at.state);
-        if (!still(at)) return std::nullopt;
-        touch(at.index);
-        return tlb_hit{held.host, held.output, held.allowed, held.size_log2, held.attributes};
+        const std::optional<tlb_entry> held = hit(at);
+        if (!held) return std::nullopt;
+        return tlb_hit{held->host, held->output, held->allowed, held->size_log2, held->attributes};
     }
     /// The whole entry that lookup() finds: see two_level.
     [[nodiscard]] std::optional<tlb_entry> find(const tlb_key& key) noexcept {
-        const place at = search(key.address, key.context, key.page_sizes);
-        if (at.index == nowhere) return std::nullopt;
-        const tlb_entry held = held_in(at.index, at.state);
-        if (!still(at)) return std::nullopt;
-        touch(at.index);
-        return held;
+        return hit(search(key.address, key.context, key.page_sizes));
     }
 
     [[nodiscard]] fill_ticket begin_fill(const tlb_key&) const noexcept {
@@ -118,40 +120,33 @@ public:
     }
 
     void fill(fill_ticket ticket, const tlb_entry& filled) noexcept {
-        // The size must be visible before the epoch is looked at: an
-        // invalidation bumps the epoch first and reads the sizes second.
-        note_size(filled);
+        sizes_.note(filled); // before the epoch is looked at
         const prepared by = prepare(filled.context, filled.size_log2);
         const std::uint64_t key = by.key(filled.base);
-        const std::size_t set = set_of(key);
+        const std::size_t set = set_of(by.page(key));
         const unsigned way = choose_way(set, key, by);
         entry& e = entries_[set * stride + way];
         std::uint64_t before = e.state.load(std::memory_order_relaxed);
-        const std::uint64_t version = before & versions;
+        const std::uint64_t version = before & ~tags;
         if (is_busy(before) || !e.state.compare_exchange_strong(before, filling | version,
                                                                 std::memory_order_seq_cst)) {
             return;
         }
         if (epoch_.load(std::memory_order_seq_cst) == ticket.epoch) {
             write(set, way, key, filled);
-            before = by.tag_ | ((version + 1) & versions);
+            before = (version + next_version) | by.tag_;
         }
         // An invalidation may have asked for an empty entry meanwhile.
         std::uint64_t expected = filling | version;
         if (!e.state.compare_exchange_strong(expected, before, std::memory_order_seq_cst)) {
-            e.state.store((version + 1) & versions, std::memory_order_seq_cst);
+            e.state.store(version + next_version, std::memory_order_seq_cst);
         }
     }
 
     void invalidate(const invalidation_scope& scope) noexcept {
         epoch_.fetch_add(1, std::memory_order_seq_cst);
-        const std::uint64_t sizes = sizes_.load(std::memory_order_seq_cst);
-        // Pieces of a guest's page may lie anywhere in that page.
-        const std::uint64_t cut_pages = cut_pages_.load(std::memory_order_seq_cst);
-        const std::uint64_t slack =
-            cut_pages == 0 ? 0 : (std::uint64_t{1} << (std::bit_width(cut_pages) - 1)) - 1;
-        const std::uint64_t first = scope.first & ~slack;
-        const std::uint64_t final = scope.last | slack;
+        const std::uint64_t sizes = sizes_.sizes();
+        const auto [first, final] = sizes_.of(scope);
         if (!scope.by_address() || visits(first, final, sizes) >= Sets) {
             for (std::size_t set = 0; set < Sets; ++set)
                 remove_covered(set, scope);
@@ -170,20 +165,20 @@ public:
 private:
     /// An entry: what look-ups read of it.
     struct alignas(32) entry {
-        std::atomic<std::uint64_t> state{0};    ///< tag, version
+        std::atomic<std::uint64_t> state{0};    ///< version, tag
         std::atomic<std::uint64_t> key{0};      ///< see prepared
         std::atomic<std::uint64_t> distance{0}; ///< from an input address to its host address
         std::atomic<std::uint64_t> output{0};   ///< attributes, output, refusals
     };
-    static_assert(sizeof(entry) == 32);
 
-    // Of a state. In the upper half, tags are above these: no entry, being
+    // Of a state. In the lower half, tags are above these: no entry, being
     // filled, being filled for nothing.
-    static constexpr std::uint64_t versions = 0xffff'ffff;
-    static constexpr std::uint64_t filling = std::uint64_t{1} << 32;
-    static constexpr std::uint64_t filling_in_vain = std::uint64_t{2} << 32;
-    // Of a key: the page size above the page's number.
-    static constexpr unsigned size_shift = 58;
+    static constexpr std::uint64_t tags = 0xffff'ffff;
+    static constexpr std::uint64_t next_version = tags + 1;
+    static constexpr std::uint64_t filling = 1;
+    static constexpr std::uint64_t filling_in_vain = 2;
+    static constexpr unsigned entry_log2 = 5;
+    static_assert(sizeof(entry) == 1U << entry_log2);
     // Of an output word. A set bit among the lowest is a reason to look closer:
     // an access that is not allowed, or one of these.
     static constexpr unsigned attributes_shift = 52;
@@ -202,10 +197,10 @@ private:
     static constexpr std::size_t nowhere = ~std::size_t{0};
 
     [[nodiscard]] static constexpr bool is_empty(std::uint64_t state) noexcept {
-        return state >> 32 == 0;
+        return (state & tags) == 0;
     }
     [[nodiscard]] static constexpr bool is_busy(std::uint64_t state) noexcept {
-        return (state & ~versions) == filling || (state & ~versions) == filling_in_vain;
+        return (state & tags) == filling || (state & tags) == filling_in_vain;
     }
 
     /// Pages of one row are in one set.
@@ -213,15 +208,22 @@ private:
                                                         unsigned size_log2) noexcept {
         return address >> size_log2 >> set_shift;
     }
-    [[nodiscard]] static constexpr std::size_t set_of(std::uint64_t key) noexcept {
-        return key >> set_shift & (Sets - 1);
+    [[nodiscard]] static constexpr std::size_t set_of(std::uint64_t page) noexcept {
+        return page >> set_shift & (Sets - 1);
     }
-    [[nodiscard]] static constexpr unsigned way_of(std::uint64_t key) noexcept {
-        return static_cast<unsigned>(key >> way_shift & home_ways);
+    [[nodiscard]] static constexpr unsigned way_of(std::uint64_t page) noexcept {
+        return static_cast<unsigned>(page >> way_shift & home_ways);
     }
-    [[nodiscard]] static constexpr std::size_t home_of(std::uint64_t key) noexcept {
-        if constexpr (rows) return key & (capacity - 1);
-        return set_of(key) * stride + way_of(key);
+    [[nodiscard]] static constexpr std::size_t home_of(std::uint64_t key,
+                                                       const prepared& by) noexcept {
+        if constexpr (rows) return (key >> by.shift_ & (capacity - 1) << entry_log2) >> entry_log2;
+        return set_of(by.page(key)) * stride + way_of(by.page(key));
+    }
+    /// Contexts that use the same pages have different home ways.
+    [[nodiscard]] static constexpr std::uint64_t home_salt(std::uint64_t context,
+                                                           unsigned size_log2) noexcept {
+        const unsigned shift = size_log2 + way_shift;
+        return shift < 64 ? (context_index(context) & home_ways) << shift : 0;
     }
 
     /// An entry that was found, and its state at the time.
@@ -231,7 +233,7 @@ private:
     };
     [[nodiscard]] bool is_at(std::size_t index, std::uint64_t state, std::uint64_t key,
                              const prepared& by) const noexcept {
-        return (state ^ by.tag_) >> 32 == 0 &&
+        return static_cast<std::uint32_t>(state) == by.tag_ &&
                entries_[index].key.load(std::memory_order_relaxed) == key;
     }
     /// Looks into the home ways.
@@ -239,8 +241,8 @@ private:
         for (std::uint64_t sizes = wanted.page_sizes; sizes != 0; sizes &= sizes - 1) {
             const prepared by =
                 prepare(wanted.context, static_cast<unsigned>(std::countr_zero(sizes)));
-            const std::uint64_t key = by.key(wanted.address);
-            const std::size_t index = home_of(key);
+            const std::uint64_t key = by.key_around(wanted.address);
+            const std::size_t index = home_of(key, by);
             const std::uint64_t state = entries_[index].state.load(std::memory_order_acquire);
             if (is_at(index, state, key, by)) [[likely]]
                 return {index, state};
@@ -253,8 +255,8 @@ private:
                                               std::uint64_t sizes) const noexcept {
         for (; sizes != 0; sizes &= sizes - 1) {
             const prepared by = prepare(context, static_cast<unsigned>(std::countr_zero(sizes)));
-            const std::uint64_t key = by.key(address);
-            const std::size_t first = set_of(key) * stride;
+            const std::uint64_t key = by.key_around(address);
+            const std::size_t first = set_of(by.page(key)) * stride;
             unsigned matches = 0;
             for (unsigned w = 0; w < Ways; ++w) {
                 const bool same = entries_[first + w].key.load(std::memory_order_relaxed) == key;
@@ -268,10 +270,15 @@ private:
         }
         return {};
     }
-    /// Whether what was read since it was found is one entry.
-    [[nodiscard]] bool still(const place& at) const noexcept {
+    /// What is there, if it is one entry that is still there.
+    [[nodiscard, gnu::always_inline]] std::optional<tlb_entry> hit(const place& at) noexcept {
+        if (at.index == nowhere) return std::nullopt;
+        const tlb_entry held = held_in(at.index, at.state);
         std::atomic_thread_fence(std::memory_order_acquire);
-        return entries_[at.index].state.load(std::memory_order_relaxed) == at.state;
+        if (entries_[at.index].state.load(std::memory_order_relaxed) != at.state)
+            return std::nullopt;
+        touch(at.index);
+        return held;
     }
     void touch(std::size_t index) noexcept {
         const auto way = static_cast<unsigned>(index % stride);
@@ -295,32 +302,23 @@ private:
         return total;
     }
 
-    void note_size(const tlb_entry& filled) noexcept {
-        const std::uint64_t bit = std::uint64_t{1} << filled.size_log2;
-        if ((sizes_.load(std::memory_order_seq_cst) & bit) == 0) {
-            sizes_.fetch_or(bit, std::memory_order_seq_cst);
-        }
-        if (filled.guest_size_log2 == filled.size_log2) return;
-        const std::uint64_t cut = std::uint64_t{1} << filled.guest_size_log2;
-        if ((cut_pages_.load(std::memory_order_seq_cst) & cut) == 0) {
-            cut_pages_.fetch_or(cut, std::memory_order_seq_cst);
-        }
-    }
-
     [[nodiscard]] unsigned choose_way(std::size_t set, std::uint64_t key,
                                       const prepared& by) noexcept {
         const entry* const ways = &entries_[set * stride];
         // The same page of the same context, whatever its generation: the older
         // entry can never be hit again, or is the same translation.
-        constexpr unsigned index_shift = 32 + translation_contexts::generation_bits;
+        constexpr unsigned index_shift = translation_contexts::generation_bits;
         const auto is_same = [&](unsigned w) noexcept {
             return ways[w].key.load(std::memory_order_relaxed) == key &&
-                   (ways[w].state.load(std::memory_order_relaxed) ^ by.tag_) >> index_shift == 0;
+                   static_cast<std::uint32_t>(ways[w].state.load(std::memory_order_relaxed) ^
+                                              by.tag_) >>
+                           index_shift ==
+                       0;
         };
         const auto is_free = [&](unsigned w) noexcept {
             return is_empty(ways[w].state.load(std::memory_order_relaxed));
         };
-        const unsigned home = way_of(key);
+        const unsigned home = way_of(by.page(key));
         if (is_same(home)) return home;
         unsigned free = is_free(home) ? home : unsigned{Ways};
         for (unsigned w = 0; w < Ways; ++w) {
@@ -359,12 +357,7 @@ private:
         e.output.store(std::uint64_t{filled.attributes.packed()} << attributes_shift |
                            (filled.output & address_bits) | reasons,
                        order);
-        owners_[set * stride + way].store(owner_word(filled), order);
-    }
-    [[nodiscard]] static constexpr std::uint64_t owner_word(const tlb_entry& filled) noexcept {
-        return std::uint64_t{raw(filled.tag.space)} | std::uint64_t{raw(filled.tag.vm)} << 16 |
-               static_cast<std::uint64_t>(filled.tag.world) << 32 |
-               std::uint64_t{filled.guest_size_log2} << 40 | std::uint64_t{filled.global} << 48;
+        owners_[set * stride + way].store(filled.owner_bits(), order);
     }
     /// What an entry with this state holds. Torn unless the state is still the
     /// same afterwards.
@@ -372,11 +365,12 @@ private:
         constexpr auto order = std::memory_order_relaxed;
         const std::uint64_t key = entries_[index].key.load(order);
         const std::uint64_t output = entries_[index].output.load(order);
-        const std::uint64_t owner = owners_[index].load(order);
         tlb_entry held;
-        held.context = translation_contexts::unpacked(static_cast<std::uint32_t>(state >> 32));
-        held.size_log2 = static_cast<std::uint8_t>(key >> size_shift);
-        held.base = (key ^ prepare(held.context, held.size_log2).salt_) << held.size_log2;
+        held.set_owner(owners_[index].load(order));
+        held.context = translation_contexts::unpacked(static_cast<std::uint32_t>(state));
+        held.size_log2 = static_cast<std::uint8_t>(key & 0x3f);
+        held.base = (key ^ home_salt(held.context, held.size_log2)) >> held.size_log2
+                                                                           << held.size_log2;
         if ((output & not_memory) == 0) {
             held.host =
                 reinterpret_cast<std::byte*>(held.base + entries_[index].distance.load(order));
@@ -384,11 +378,6 @@ private:
         held.output = output & address_bits;
         held.allowed = permissions{~static_cast<unsigned>(output)};
         held.attributes = memory_attributes::unpacked(output >> attributes_shift);
-        held.tag.space = asid{static_cast<std::uint16_t>(owner)};
-        held.tag.vm = vmid{static_cast<std::uint16_t>(owner >> 16)};
-        held.tag.world = static_cast<stream_world>(owner >> 32 & 0xff);
-        held.guest_size_log2 = static_cast<std::uint8_t>(owner >> 40 & 0x7f);
-        held.global = (owner >> 48 & 1) != 0;
         return held;
     }
 
@@ -400,8 +389,8 @@ private:
     void remove_if_covered(std::size_t index, const invalidation_scope& scope) noexcept {
         std::atomic<std::uint64_t>& word = entries_[index].state;
         std::uint64_t state = word.load(std::memory_order_seq_cst);
-        while (!is_empty(state) && (state & ~versions) != filling_in_vain) {
-            std::uint64_t then = state & versions;
+        while (!is_empty(state) && (state & tags) != filling_in_vain) {
+            std::uint64_t then = state & ~tags;
             if (is_busy(state)) {
                 then |= filling_in_vain; // its filler leaves it empty
             } else if (!held_in(index, state).covered_by(scope)) {
@@ -420,8 +409,7 @@ private:
     std::array<std::atomic<std::uint32_t>, Sets> recency_{};
     [[no_unique_address]] replacement_of<Replacement> replacement_{};
     alignas(64) std::atomic<std::uint64_t> epoch_{0};
-    std::atomic<std::uint64_t> sizes_{0};     ///< page sizes ever filled
-    std::atomic<std::uint64_t> cut_pages_{0}; ///< sizes of guest pages ever cached in pieces
+    filled_sizes sizes_;
 };
 
 static_assert(quick_tlb_policy<set_associative<16, 4>>);

@@ -72,6 +72,19 @@ struct tlb_entry {
     [[nodiscard]] constexpr std::uint64_t guest_base() const noexcept {
         return guest_size_log2 >= 64 ? 0 : base >> guest_size_log2 << guest_size_log2;
     }
+    /// What invalidations ask for besides addresses, in one word; and back.
+    [[nodiscard]] constexpr std::uint64_t owner_bits() const noexcept {
+        return std::uint64_t{raw(tag.space)} | std::uint64_t{raw(tag.vm)} << 16 |
+               static_cast<std::uint64_t>(tag.world) << 32 | std::uint64_t{guest_size_log2} << 40 |
+               std::uint64_t{global} << 48;
+    }
+    constexpr void set_owner(std::uint64_t bits) noexcept {
+        tag = {static_cast<stream_world>(bits >> 32 & 0xff),
+               vmid{static_cast<std::uint16_t>(bits >> 16)},
+               asid{static_cast<std::uint16_t>(bits)}};
+        guest_size_log2 = static_cast<std::uint8_t>(bits >> 40 & 0x7f);
+        global = (bits >> 48 & 1) != 0;
+    }
     [[nodiscard]] constexpr bool covered_by(const invalidation_scope& scope) const noexcept {
         const std::uint64_t size = guest_size_log2 >= 64 ? 0 : std::uint64_t{1} << guest_size_log2;
         return scope.covers(tag, global, context_index(context), guest_base(), size);
@@ -113,17 +126,18 @@ struct quick_hit {
 
 /// A TLB that can be asked for one context and page size again and again, by what
 /// it has made of them beforehand. look_quickly() finds only what lookup() would
-/// find too, and only memory; not found means ask lookup(). `asked` is
-/// asks_for() of the permission that the access needs.
+/// find too, and only memory; not found means ask lookup(). It is given the address
+/// and the first of its page, and asks_for() of the permission that the access
+/// needs (by reference: it is read last).
 template <class T>
 concept quick_tlb_policy =
     tlb_policy<T> && requires(T tlb, const typename T::prepared& by, std::uint64_t word,
-                              unsigned number, std::uint8_t asked) {
+                              unsigned number, const std::uint8_t& asked) {
         requires std::default_initializable<typename T::prepared>;
         requires std::copyable<typename T::prepared>;
         { T::prepare(word, number) } noexcept -> std::same_as<typename T::prepared>;
         { T::asks_for(number) } noexcept -> std::same_as<std::uint8_t>;
-        { tlb.look_quickly(by, word, asked) } noexcept -> std::same_as<quick_hit>;
+        { tlb.look_quickly(by, word, word, asked) } noexcept -> std::same_as<quick_hit>;
     };
 
 } // namespace vm_accel::inline v0

@@ -61,10 +61,11 @@ public:
 
     /// See quick_tlb_policy: what is near is found quickly.
     [[nodiscard, gnu::always_inline]] quick_hit look_quickly(const auto& by, std::uint64_t address,
-                                                             std::uint8_t asked) noexcept
+                                                             std::uint64_t first,
+                                                             const std::uint8_t& asked) noexcept
         requires quick_tlb_policy<Near>
     {
-        return near_.look_quickly(by, address, asked);
+        return near_.look_quickly(by, address, first, asked);
     }
 
     [[nodiscard]] fill_ticket begin_fill(const tlb_key&) const noexcept {

@@ -207,7 +207,7 @@ private:
 ///
 /// Threads: begin, find and keep from any device thread, without a lock; one
 /// thread invalidates at a time.
-template <std::size_t Tables = 1024, std::size_t Pages = 1024>
+template <std::size_t Tables = 1024, std::size_t Pages = 2048>
 class walk_cache {
 public:
     static constexpr bool enabled = true;

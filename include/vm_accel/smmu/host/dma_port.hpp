@@ -47,10 +47,14 @@ public:
     /// An open guard. Guards of one port nest.
     class guard {
     public:
-        explicit guard(dma_port& port) noexcept : port_(&port) { port.enter(); }
+        explicit guard(dma_port& port) noexcept
+            : port_(&port), slot_(port.slot_), opened_(port.device_->open_guard(*slot_)) {}
         guard(const guard&) = delete;
         guard& operator=(const guard&) = delete;
-        ~guard() { port_->leave(); }
+        ~guard() {
+            if (port_->device_->close_guard(*slot_, opened_)) [[unlikely]]
+                port_->act();
+        }
 
         /// Translates [address, address + length): the answer covers the longest
         /// prefix that one translation serves. A refused access has already
@@ -58,14 +62,29 @@ public:
         [[nodiscard, gnu::always_inline]] outcome
         translate(iova address, std::uint64_t length, access kind,
                   access_attributes attributes = {}) noexcept {
-            return port_->translate(address, length, kind, attributes);
+            const std::optional<outcome> hit = quickly(address, length, kind, attributes);
+            if (hit) [[likely]]
+                return *hit;
+            // Piece by piece: a hit then needs no transaction in memory.
+            return port_->translate_slowly(address, length, kind, packed(attributes));
         }
         /// To be called after writing through a span: marks pages dirty where the
         /// guest memory tracks that.
         void note_write(const outcome& written) noexcept { port_->note_write(written); }
 
     private:
+        friend dma_port;
+        /// A hit is answered here; all else is out of line, and so is its state.
+        [[nodiscard, gnu::always_inline]] std::optional<outcome>
+        quickly(iova address, std::uint64_t length, access kind,
+                access_attributes attributes) noexcept {
+            return port_->device_->translate_hit(port_->views_, address, length, kind, attributes,
+                                                 slot_->counters);
+        }
+
         dma_port* port_;
+        slot_type* slot_;
+        std::uint64_t opened_;
     };
 
     dma_port(dma_port&& other) noexcept { swap(other); }
@@ -85,17 +104,19 @@ public:
     /// access that would stall is refused.
     [[nodiscard]] bool read(iova address, std::span<std::byte> out,
                             access_attributes attributes = {}) noexcept {
-        if constexpr (!F.stalls) {
-            return pull(address, out, attributes,
-                        [this](const outcome& o) noexcept { return refused(o); });
-        } else {
-            const nesting inside{*this};
-            outcome stop;
-            while (!pull(address, out, attributes, kept_in(stop))) {
-                if (!settled(stop, address, out)) return refused(stop);
+        // Most often it is in one page, which has been used before.
+        {
+            guard held{*this};
+            const auto hit = held.quickly(address, out.size(), access::read, attributes);
+            if (hit) [[likely]] {
+                const auto n = static_cast<std::size_t>(hit->length());
+                copy_from_guest(out.data(), hit->host(), n);
+                if (n == out.size()) [[likely]]
+                    return true;
+                advance(address, out, n);
             }
-            return true;
         }
+        return read_slowly(address, out.data(), out.size(), packed(attributes));
     }
 
     /// Copies `in` into the device's address space. An aligned 4-byte write that
@@ -104,18 +125,19 @@ public:
     /// read() does.
     [[nodiscard]] bool write(iova address, std::span<const std::byte> in,
                              access_attributes attributes = {}) noexcept {
-        outcome stop;
-        if constexpr (!F.stalls) {
-            if (push(address, in, attributes, kept_in(stop))) return true;
-            return is_message(stop, in) ? deliver_message(stop.address(), in) : refused(stop);
-        } else {
-            const nesting inside{*this};
-            while (!push(address, in, attributes, kept_in(stop))) {
-                if (is_message(stop, in)) return deliver_message(stop.address(), in);
-                if (!settled(stop, address, in)) return refused(stop);
+        {
+            guard held{*this};
+            const auto hit = held.quickly(address, in.size(), access::write, attributes);
+            if (hit) [[likely]] {
+                const auto n = static_cast<std::size_t>(hit->length());
+                copy_to_guest(hit->host(), in.data(), n);
+                note_write(*hit);
+                if (n == in.size()) [[likely]]
+                    return true;
+                advance(address, in, n);
             }
-            return true;
         }
+        return write_slowly(address, in.data(), in.size(), packed(attributes));
     }
 
     /// The same, never waiting: says how far it came, and what stopped it.
@@ -151,7 +173,7 @@ public:
     [[nodiscard]] stall_decision wait(stall_ticket ticket) noexcept
         requires(F.stalls)
     {
-        if (slot_->depth != 0) return decision(ticket);
+        if (slot_->is_open()) return decision(ticket);
         return counted(device_->wait(ticket));
     }
 
@@ -165,42 +187,37 @@ public:
 private:
     friend Device;
     friend pcie_port<dma_port, F>;
-    dma_port(Device& device, attachment_record& attachment, slot_type& slot,
-             port_counters& counters) noexcept
-        : device_(&device), attachment_(&attachment), slot_(&slot), counters_(&counters) {}
+    dma_port(Device& device, attachment_record& attachment, slot_type& slot) noexcept
+        : device_(&device), attachment_(&attachment), slot_(&slot) {}
 
     void swap(dma_port& other) noexcept {
         std::swap(device_, other.device_);
         std::swap(attachment_, other.attachment_);
         std::swap(slot_, other.slot_);
-        std::swap(counters_, other.counters_);
         std::swap(pending_, other.pending_);
-        std::swap(has_pending_, other.has_pending_);
+        std::swap(views_, other.views_);
     }
 
-    void enter() noexcept { device_->open_guard(*slot_); }
-    void leave() noexcept {
-        const bool awaited = device_->close_guard(*slot_);
-        if (awaited || has_pending_) [[unlikely]]
-            act(awaited);
-    }
     /// What a guard that has closed leaves to do.
-    [[gnu::noinline]] void act(bool awaited) noexcept {
-        if (slot_->depth != 0) return; // the outermost guard acts
-        has_pending_ = false;
-        pending_.drain_commands = pending_.drain_commands || awaited;
+    [[gnu::noinline]] void act() noexcept {
+        if (slot_->is_open()) return; // the outermost guard acts
+        slot_->effects_taken();
+        bool awaited = device_->guard_has_closed(*slot_);
         while (std::exchange(pending_.drain_events, false)) {
-            device_->open_guard(*slot_);
+            const std::uint64_t opened = device_->open_guard(*slot_);
+            device_->settle_guard();
             pending_ |= device_->drain_events();
-            pending_.drain_commands = device_->close_guard(*slot_) || pending_.drain_commands;
+            if (device_->close_guard(*slot_, opened))
+                awaited = device_->guard_has_closed(*slot_) || awaited;
         }
+        pending_.drain_commands = pending_.drain_commands || awaited;
         device_->act(std::exchange(pending_, {}));
     }
     /// A copy that waits, inside a guard that it cannot close: nothing may stall.
     class nesting {
     public:
         explicit nesting(dma_port& port) noexcept : port_(port) {
-            if constexpr (F.stalls) port_.never_stalls_ = port_.slot_->depth != 0;
+            if constexpr (F.stalls) port_.never_stalls_ = port_.slot_->is_open();
         }
         nesting(const nesting&) = delete;
         nesting& operator=(const nesting&) = delete;
@@ -212,32 +229,12 @@ private:
         dma_port& port_;
     };
 
-    /// A hit is answered here; all else is out of line, and so is its state.
-    [[nodiscard, gnu::always_inline]] outcome translate(iova address, std::uint64_t length,
-                                                        access kind,
-                                                        access_attributes attributes) noexcept {
-        const transaction asked{address,
-                                length,
-                                kind,
-                                attributes.privileged,
-                                attributes.instruction,
-                                attributes.has_substream,
-                                false,
-                                attributes.substream};
-        if (is_sound(asked)) [[likely]] {
-            if (!(F.ats && attributes.translated)) {
-                const std::optional<outcome> hit =
-                    device_->translate_hit(*attachment_, asked, *counters_);
-                if (hit) [[likely]]
-                    return *hit;
-            }
-        }
-        // Piece by piece: a hit then needs no transaction in memory.
-        return translate_slowly(address, length, kind, std::bit_cast<std::uint64_t>(attributes));
+    [[nodiscard]] static std::uint64_t packed(access_attributes attributes) noexcept {
+        return std::bit_cast<std::uint64_t>(attributes);
     }
     /// Neither empty nor past the end of the address space.
     [[nodiscard]] static bool is_sound(const transaction& asked) noexcept {
-        return asked.length - 1 <= ~raw(asked.address);
+        return asked.length != 0 && asked.length - 1 <= ~raw(asked.address);
     }
     [[nodiscard, gnu::noinline]] outcome
     translate_slowly(iova address, std::uint64_t length, access kind, std::uint64_t bits) noexcept {
@@ -251,23 +248,23 @@ private:
                                 F.ats && attributes.translated,
                                 attributes.substream};
         if (!is_sound(asked)) [[unlikely]] {
-            counters_->faults.add();
+            slot_->counters.faults.add();
             return outcome::refused({}, silent_abort::bad_access);
         }
         translation_fault fault;
-        const outcome o = device_->translate(*attachment_, asked, *counters_, fault);
+        const outcome o = device_->translate(*attachment_, asked, slot_->counters, views_, fault);
         if (o.is_fault()) [[unlikely]]
             return faulted(o, fault);
         return o;
     }
     [[nodiscard]] outcome faulted(const outcome& o, translation_fault& fault) noexcept {
-        has_pending_ = true;
+        slot_->note_effects();
         if constexpr (F.stalls) {
             if (!never_stalls_ && fault.may_stall && !fault.access_made.translated) {
                 return outcome::wait_for(device_->stall(*attachment_, *slot_, fault, pending_));
             }
         }
-        counters_->faults.add();
+        slot_->counters.faults.add();
         pending_ |= device_->record(fault);
         if constexpr (F.quiet_termination) {
             if (fault.quiet && fault.silent == silent_abort::none)
@@ -276,15 +273,40 @@ private:
         return o;
     }
 
+    [[nodiscard, gnu::noinline]] bool read_slowly(iova address, std::byte* to, std::size_t bytes,
+                                                  std::uint64_t attributes) noexcept {
+        const auto by = std::bit_cast<access_attributes>(attributes);
+        std::span<std::byte> out{to, bytes};
+        const nesting inside{*this};
+        outcome stop;
+        while (!pull(address, out, by, kept_in(stop))) {
+            if (!settled(stop, address, out)) return refused(stop);
+        }
+        return true;
+    }
+    [[nodiscard, gnu::noinline]] bool write_slowly(iova address, const std::byte* from,
+                                                   std::size_t bytes,
+                                                   std::uint64_t attributes) noexcept {
+        const auto by = std::bit_cast<access_attributes>(attributes);
+        std::span<const std::byte> in{from, bytes};
+        const nesting inside{*this};
+        outcome stop;
+        while (!push(address, in, by, kept_in(stop))) {
+            if (is_message(stop, in)) return deliver_message(stop.address(), in);
+            if (!settled(stop, address, in)) return refused(stop);
+        }
+        return true;
+    }
+
     /// Reads inside one guard. True = all is done; else what `stop` makes of the
     /// outcome that stopped it, and what is left is left in `address` and `out`.
     template <class Stop>
     [[nodiscard, gnu::always_inline]] bool pull(iova& address, std::span<std::byte>& out,
                                                 access_attributes attributes,
                                                 Stop&& stop) noexcept {
-        const guard held{*this};
+        guard held{*this};
         while (!out.empty()) {
-            const outcome o = translate(address, out.size(), access::read, attributes);
+            const outcome o = held.translate(address, out.size(), access::read, attributes);
             if (!o.is_span()) {
                 if (!F.quiet_termination || !o.is_ignored()) return stop(o);
                 ignore(address, out);
@@ -300,9 +322,9 @@ private:
     [[nodiscard, gnu::always_inline]] bool push(iova& address, std::span<const std::byte>& in,
                                                 access_attributes attributes,
                                                 Stop&& stop) noexcept {
-        const guard held{*this};
+        guard held{*this};
         while (!in.empty()) {
-            const outcome o = translate(address, in.size(), access::write, attributes);
+            const outcome o = held.translate(address, in.size(), access::write, attributes);
             if (!o.is_span()) {
                 if (!F.quiet_termination || !o.is_ignored()) return stop(o);
                 ignore(address, in);
@@ -353,7 +375,7 @@ private:
     }
     [[nodiscard]] stall_decision counted(stall_decision decided) noexcept {
         if (decided == stall_decision::terminated || decided == stall_decision::aborted) {
-            counters_->faults.add();
+            slot_->counters.faults.add();
         }
         return decided;
     }
@@ -366,10 +388,10 @@ private:
         std::memcpy(&data, in.data(), sizeof data);
         data = little_endian(data);
         if (device_->deliver_message(attachment_->subject.stream, doorbell, data)) {
-            counters_->messages.add();
+            slot_->counters.messages.add();
             return true;
         }
-        counters_->faults.add();
+        slot_->counters.faults.add();
         return false;
     }
     void note_write(const outcome& written) noexcept {
@@ -377,16 +399,15 @@ private:
     }
     /// A register where memory was wanted is a refusal of ours, to be counted.
     [[nodiscard]] bool refused(const outcome& o) noexcept {
-        if (o.is_mmio()) counters_->faults.add();
+        if (o.is_mmio()) slot_->counters.faults.add();
         return false;
     }
 
     Device* device_ = nullptr;
     attachment_record* attachment_ = nullptr;
     slot_type* slot_ = nullptr;
-    port_counters* counters_ = nullptr;
-    effects_type pending_{};
-    bool has_pending_ = false;
+    typename Device::views_type views_{};
+    effects_type pending_{}; ///< guard_slot::has_effects = there are any
     bool never_stalls_ = false;
 };
 

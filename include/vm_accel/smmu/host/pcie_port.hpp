@@ -38,8 +38,9 @@ public:
             return;
         }
         const auto held = self().open();
+        self().device_->settle_guard();
         self().pending_ |= self().device_->record(hint);
-        self().has_pending_ = true;
+        self().slot_->note_effects();
     }
 
     /// Asks for a translation to keep (PCIe ATS). Of a device that was attached
@@ -49,13 +50,14 @@ public:
     {
         if (self().attachment_->ats == nullptr) return {};
         const auto held = self().open();
+        self().device_->settle_guard();
         translation_fault fault;
-        self().counters_->ats_requests.add();
-        const ats_completion answer =
-            self().device_->ats_translate(*self().attachment_, asked, *self().counters_, fault);
+        self().slot_->counters.ats_requests.add();
+        const ats_completion answer = self().device_->ats_translate(*self().attachment_, asked,
+                                                                    self().slot_->counters, fault);
         if (fault.has_event()) {
             self().pending_ |= self().device_->record(fault);
-            self().has_pending_ = true;
+            self().slot_->note_effects();
         }
         return answer;
     }
@@ -123,8 +125,9 @@ private:
         if (self().attachment_->ats == nullptr ||
             !self().attachment_->ats->acknowledge(token, done))
             return;
-        self().pending_.drain_commands = self().has_pending_ = true;
-        self().act(false); // when the outermost guard closes, if there is one
+        self().pending_.drain_commands = true;
+        self().slot_->note_effects();
+        self().act(); // when the outermost guard closes, if there is one
     }
 
     [[nodiscard]] Port& self() noexcept { return static_cast<Port&>(*this); }

@@ -15,15 +15,15 @@ namespace vm_accel::inline v0 {
 /// Threads: all under the control lock, while ports count.
 class stream_totals {
 public:
-    /// `counters`: one for each of `ports` places. False = out of memory.
-    [[nodiscard]] bool allocate(const port_counters* counters, std::size_t ports) noexcept {
+    /// False = out of memory.
+    [[nodiscard]] bool allocate(std::size_t ports) noexcept {
         shares_.reset(new (std::nothrow) share[ports]);
-        counters_ = counters;
         size_ = ports;
         return shares_ != nullptr;
     }
-    void claimed(std::size_t place, const attachment_record& owner) noexcept {
-        shares_[place] = {&owner, event_totals::from(counters_[place])};
+    void claimed(std::size_t place, const attachment_record& owner,
+                 const port_counters& counters) noexcept {
+        shares_[place] = {&owner, &counters, event_totals::from(counters)};
     }
     /// What the port has done stays with the attachment.
     void released(std::size_t place, attachment_record& owner) noexcept {
@@ -45,16 +45,16 @@ public:
 private:
     struct share {
         const attachment_record* owner = nullptr;
+        const port_counters* counters = nullptr;
         event_totals start{};
     };
     [[nodiscard]] event_totals since_claimed(std::size_t place) const noexcept {
-        event_totals now = event_totals::from(counters_[place]);
+        event_totals now = event_totals::from(*shares_[place].counters);
         now -= shares_[place].start;
         return now;
     }
 
     std::unique_ptr<share[]> shares_;
-    const port_counters* counters_ = nullptr;
     std::size_t size_ = 0;
 };
 

@@ -5,6 +5,7 @@
 #include <vm_accel/guest/interrupt_sink.hpp>
 #include <vm_accel/smmu/caches/configuration_cache.hpp>
 #include <vm_accel/smmu/caches/prefetching_tlb.hpp>
+#include <vm_accel/smmu/caches/stream_view.hpp>
 #include <vm_accel/smmu/caches/tlb_policy.hpp>
 #include <vm_accel/smmu/caches/walk_cache.hpp>
 #include <vm_accel/smmu/translation/counted_memory.hpp>
@@ -32,85 +33,41 @@ public:
                Sink& sink) noexcept
         : tlb_(tlb), walks_(walks), configurations_(configurations), memory_(memory), sink_(sink) {}
 
-    /// The usual case, small enough to become part of the caller: configured, in
-    /// the TLB, allowed. Nullopt = anything else: nothing has been counted, and
-    /// translate() decides.
+    using view = stream_view<F, Tlb>;
+
+    /// The usual case, small enough to become part of the caller: the view is as
+    /// new as the configuration, and the TLB has memory for it. Nullopt = anything
+    /// else: nothing has been counted, and translate() decides.
     template <class Counters>
     [[nodiscard, gnu::always_inline]] static std::optional<outcome>
-    translate_hit(Tlb& tlb, const configuration_slot& slot, const transaction& asked,
+    translate_hit(Tlb& tlb, const change_epoch& epoch, const view& known, iova address,
+                  std::uint64_t length, access kind, access_attributes attributes,
                   Counters& counters) noexcept {
-        const stream_configuration* const configuration = slot.get();
-        if (configuration == nullptr || configuration->context == nullptr ||
-            !serves(*configuration, asked)) [[unlikely]]
-            return std::nullopt;
-        const std::uint64_t address = configuration->canonical(raw(asked.address));
-        const translation_context& context = *configuration->context;
-        const std::optional<tlb_hit> hit =
-            tlb.lookup({address, context.tag(), context.page_sizes()});
-        if (!hit || !hit->allowed.allow(needed_by(*configuration, asked))) [[unlikely]]
+        const auto hit = known.look_up(tlb, epoch, address, length, kind, attributes);
+        if (!hit) [[unlikely]]
             return std::nullopt;
         counters.hits.add();
-        const std::uint64_t size = std::uint64_t{1} << hit->size_log2;
-        return deliver(*hit, address & (size - 1), size, asked.length);
+        return outcome::span(hit->host, hit->length, pa{hit->output}, hit->attributes);
     }
 
     /// Translates one access. `registers()` gives stream_table_registers, and
     /// is called on a configuration miss only. On a fault, `fault` says all
-    /// that the event record needs. Lock-free; a hit takes no atomic write but
-    /// the replacement policy's hint and the caller's counters.
+    /// that the event record needs. `known` learns what the next hit needs.
+    /// Lock-free; a hit takes no atomic write but the replacement policy's hint
+    /// and the caller's counters.
     template <class Registers, class Counters>
     [[nodiscard]] outcome translate(const translation_subject& subject, configuration_slot& slot,
                                     const transaction& asked, Registers&& registers,
-                                    Counters& counters, translation_fault& fault) noexcept {
-        const stream_configuration* configuration = slot.get();
-        stream_configuration uncached;
+                                    Counters& counters, view& known,
+                                    translation_fault& fault) noexcept {
+        const std::uint64_t epoch = configurations_.epoch().now(); // before what is copied
+        const stream_configuration* const configuration = slot.get();
         // Accesses with another SubstreamID may have the slot: these work uncached.
         if (configuration == nullptr || !serves(*configuration, asked)) [[unlikely]] {
-            const configuration_ticket ticket = slot.begin_fill();
-            // After the ticket: a slot emptied by a detach is never filled again.
-            if (subject.detached.load(std::memory_order_acquire)) {
-                counters.unresolved.add();
-                return refuse(subject, asked, silent_abort::detached, fault);
-            }
-            counters.configuration_misses.add();
-            counted_memory counted{memory_};
-            const auto failed = decode(counted, true, subject, asked, registers, uncached);
-            counters.configuration_accesses.add(counted.accesses());
-            if (failed) {
-                counters.unresolved.add();
-                return refuse(subject, uncached.overridden(asked), *failed, fault);
-            }
-            configuration = configurations_.publish(slot, ticket, uncached);
-            if (configuration == nullptr) configuration = &uncached;
+            return configure_and_translate(subject, slot, asked, registers, counters, known, epoch,
+                                           fault);
         }
-        if (configuration->mode == stream_mode::abort) [[unlikely]] {
-            counters.unresolved.add();
-            return refuse(subject, asked, configuration->why, fault);
-        }
-
-        const std::uint64_t address = configuration->canonical(raw(asked.address));
-        const unsigned needed = needed_by(*configuration, asked);
-        if (configuration->context != nullptr) [[likely]] {
-            const translation_context& context = *configuration->context;
-            const auto hit = tlb_.lookup({address, context.tag(), context.page_sizes()});
-            // An entry that does not allow it is no answer: the tables know which stage
-            // refuses, and whether a flag is to be set first.
-            if (hit && hit->allowed.allow(needed)) [[likely]] {
-                counters.hits.add();
-                const std::uint64_t size = std::uint64_t{1} << hit->size_log2;
-                return deliver(*hit, address & (size - 1), size, asked.length);
-            }
-        }
-        counters.misses.add();
-        guest_tables tables{memory_};
-        const outcome answer = miss(subject, *configuration, asked, address, needed, tables, fault);
-        counters.walk_accesses.add(tables.accesses());
-        if constexpr (prefetching_tlb<Tlb>) {
-            if (!answer.is_fault() && configuration->context != nullptr) {
-                counters.walk_accesses.add(grant_wish(subject, *configuration, asked, address));
-            }
-        }
-        return answer;
+        return translate_configured(subject, *configuration, asked, counters, known, epoch, fault);
     }
 
     /// The same without caches: reads what is in memory now, stores nothing.
@@ -162,6 +119,70 @@ public:
     }
 
 private:
+    /// Without a configuration for the access, which is fetched first.
+    template <class Registers, class Counters>
+    [[nodiscard, gnu::noinline]] outcome
+    configure_and_translate(const translation_subject& subject, configuration_slot& slot,
+                            const transaction& asked, Registers& registers, Counters& counters,
+                            view& known, std::uint64_t epoch, translation_fault& fault) noexcept {
+        stream_configuration uncached;
+        const configuration_ticket ticket = slot.begin_fill();
+        // After the ticket: a slot emptied by a detach is never filled again.
+        if (subject.detached.load(std::memory_order_acquire)) {
+            counters.unresolved.add();
+            return refuse(subject, asked, silent_abort::detached, fault);
+        }
+        counters.configuration_misses.add();
+        counted_memory counted{memory_};
+        const auto failed = decode(counted, true, subject, asked, registers, uncached);
+        counters.configuration_accesses.add(counted.accesses());
+        if (failed) {
+            counters.unresolved.add();
+            return refuse(subject, uncached.overridden(asked), *failed, fault);
+        }
+        const stream_configuration* configuration = configurations_.publish(slot, ticket, uncached);
+        if (configuration == nullptr) configuration = &uncached;
+        return translate_configured(subject, *configuration, asked, counters, known, epoch, fault);
+    }
+
+    template <class Counters>
+    [[nodiscard, gnu::always_inline]] outcome
+    translate_configured(const translation_subject& subject,
+                         const stream_configuration& configuration, const transaction& asked,
+                         Counters& counters, view& known, std::uint64_t epoch,
+                         translation_fault& fault) noexcept {
+        if (configuration.mode == stream_mode::abort) [[unlikely]] {
+            counters.unresolved.add();
+            return refuse(subject, asked, configuration.why, fault);
+        }
+
+        const std::uint64_t address = configuration.canonical(raw(asked.address));
+        const unsigned needed = needed_by(configuration, asked);
+        if (configuration.context != nullptr) [[likely]] {
+            const translation_context& context = *configuration.context;
+            const std::uint64_t tag = context.tag();
+            const auto hit = tlb_.lookup({address, tag, context.page_sizes()});
+            // An entry that does not allow it is no answer: the tables know which stage
+            // refuses, and whether a flag is to be set first.
+            if (hit && hit->allowed.allow(needed)) [[likely]] {
+                counters.hits.add();
+                known.copy(epoch, configuration, tag, hit->size_log2);
+                const std::uint64_t size = std::uint64_t{1} << hit->size_log2;
+                return deliver(*hit, address & (size - 1), size, asked.length);
+            }
+        }
+        counters.misses.add();
+        guest_tables tables{memory_};
+        const outcome answer = miss(subject, configuration, asked, address, needed, tables, fault);
+        counters.walk_accesses.add(tables.accesses());
+        if constexpr (prefetching_tlb<Tlb>) {
+            if (!answer.is_fault() && configuration.context != nullptr) {
+                counters.walk_accesses.add(grant_wish(subject, configuration, asked, address));
+            }
+        }
+        return answer;
+    }
+
     /// Without SubstreamIDs a slot has one configuration for all; then accesses
     /// that carry one have no configuration at all.
     [[nodiscard]] static constexpr bool serves(const stream_configuration& configuration,
@@ -228,8 +249,10 @@ private:
                                translation_fault& fault) noexcept {
         const translation_context* const context = configuration.context;
         const fill_ticket ticket = tlb_.begin_fill({address, 0, 0});
+        const walk_ticket ticket_of_walks = walks_.begin();
         const std::uint64_t tag = context != nullptr ? context->tag() : 0;
-        walk_memory<Walks> known{walks_, context, configuration.stage2_context};
+        walk_memory<Walks> known{walks_, ticket_of_walks, configuration.stage2_context};
+        if (context != nullptr) known.belongs_to(tag, configuration.identity.tag);
 
         // In bypass both stages are off, and the walk passes the address on.
         const walk_result leaf = walk_tables<F>(
@@ -258,8 +281,9 @@ private:
 
     /// Finds the largest piece around the address that lies inside the window
     /// and one memory region, or is not memory at all.
-    [[nodiscard]] silent_abort place(const walk_result& leaf, std::uint64_t address,
-                                     pa_range window, tlb_entry& entry) noexcept {
+    [[nodiscard, gnu::always_inline]] silent_abort place(const walk_result& leaf,
+                                                         std::uint64_t address, pa_range window,
+                                                         tlb_entry& entry) noexcept {
         const std::uint64_t leaf_size = std::uint64_t{1} << leaf.size_log2;
         const pa output{leaf.output_base + (address & (leaf_size - 1))};
         const bool doorbell = sink_.is_doorbell(output);
@@ -271,9 +295,10 @@ private:
         for (std::uint8_t size_log2 = leaf.size_log2;; size_log2 = next_smaller(size_log2)) {
             const std::uint64_t size = std::uint64_t{1} << size_log2;
             const pa base{raw(output) & ~(size - 1)};
-            const bool in_memory = run && pa_range{run->base, run->bytes}.contains(base, size);
             // Windows and regions are 4 KiB aligned, so the smallest piece
             // always fits; what is not RAM is cached in smallest pieces.
+            const bool in_memory =
+                run && (size_log2 == 12 || pa_range{run->base, run->bytes}.contains(base, size));
             if (size_log2 == 12 || (in_memory && reaches(window, base, size))) {
                 entry.base = address & ~(size - 1);
                 entry.output = raw(base);
@@ -334,11 +359,10 @@ private:
         fault.may_stall = why.may_stall;
         return outcome::refused(why.event, silent_abort::none);
     }
-    [[nodiscard]] static outcome refuse_walk(const translation_subject& subject,
-                                             const transaction& asked,
-                                             const stream_configuration& configuration,
-                                             const walk_result& walk,
-                                             translation_fault& fault) noexcept {
+    [[nodiscard, gnu::noinline]] static outcome
+    refuse_walk(const translation_subject& subject, const transaction& asked,
+                const stream_configuration& configuration, const walk_result& walk,
+                translation_fault& fault) noexcept {
         // CD.R and STE.S2R decide the four faults of a walk; an external abort is
         // recorded anyway, and never stalls.
         const bool abort = *walk.event == spec::event_id::F_WALK_EABT;

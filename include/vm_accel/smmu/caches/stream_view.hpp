@@ -1,0 +1,160 @@
+/// What a port keeps of its stream, so that a hit needs nothing else.
+#pragma once
+
+#include <vm_accel/smmu/caches/change_epoch.hpp>
+#include <vm_accel/smmu/caches/configuration_cache.hpp>
+#include <vm_accel/smmu/caches/tlb_policy.hpp>
+#include <vm_accel/smmu/vocabulary/access.hpp>
+#include <vm_accel/smmu/vocabulary/access_attributes.hpp>
+#include <vm_accel/smmu/vocabulary/features.hpp>
+
+#include <algorithm>
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+
+namespace vm_accel::inline v0 {
+
+/// What a look-up in a view gives: memory, from the access's first byte on.
+struct view_hit {
+    std::byte* host = nullptr;
+    std::uint64_t length = 0; ///< of the access that one entry serves
+    std::uint64_t output = 0; ///< physical address of the first byte
+    memory_attributes attributes{};
+};
+
+/// A copy of a stream's configuration, as far as hits need it: the context's tag,
+/// the page size that was hit last, and which permission each kind of access
+/// needs. Good while the change epoch is what it was; the accesses of one
+/// SubstreamID, or those without one.
+///
+/// Threads: one at a time, the port's.
+template <smmu_features F, tlb_policy Tlb>
+class stream_view {
+    static constexpr bool quick = quick_tlb_policy<Tlb>;
+    struct by_key {
+        std::uint64_t tag = 0;
+        const translation_context* context = nullptr;
+    };
+    template <class T, bool>
+    struct prepared_by {
+        using type = by_key;
+    };
+    template <class T>
+    struct prepared_by<T, true> {
+        using type = typename T::prepared;
+    };
+
+public:
+    /// Looks the access up. Nullopt = ask translator::translate(). Inside an open
+    /// guard: the epoch is what makes it safe to read nothing else. Whoever changes
+    /// a configuration or a generation changes the epoch next, has a barrier next,
+    /// and looks for open guards last; we opened our guard first, and look at the
+    /// epoch next. So if we are not seen, and not waited for, we see the new epoch.
+    [[nodiscard, gnu::always_inline]] std::optional<view_hit>
+    look_up(Tlb& tlb, const change_epoch& epoch, iova at, std::uint64_t length, access kind,
+            access_attributes attributes) const noexcept {
+        if (epoch.now() != copied_) [[unlikely]]
+            return std::nullopt;
+        if constexpr (F.substream_bits != 0) {
+            if (attributes.has_substream && attributes.substream != substream_) [[unlikely]]
+                return std::nullopt;
+        } else {
+            if (attributes.has_substream) [[unlikely]]
+                return std::nullopt;
+        }
+        const std::uint64_t address = raw(at);
+        if constexpr (quick) {
+            const std::uint64_t first = address & page_mask_;
+            // Empty or too long to add up, or beyond the page.
+            if (length - 1 > longest || address + (length - 1) - first > in_page_) [[unlikely]] {
+                if (!is_sound(at, length)) return std::nullopt;
+                length = std::min(length, in_page_ - (address - first) + 1);
+            }
+            const quick_hit hit =
+                tlb.look_quickly(by_, address, first, asked_for(kind, attributes));
+            if (!hit.found) [[unlikely]]
+                return std::nullopt;
+            return view_hit{hit.host, length, hit.output + (address - first), hit.attributes};
+        } else {
+            if (!is_sound(at, length)) [[unlikely]]
+                return std::nullopt;
+            const auto hit = tlb.lookup({address, by_.tag, by_.context->page_sizes()});
+            if (!hit || hit->host == nullptr || !hit->allowed.allow(asked_for(kind, attributes)))
+                [[unlikely]]
+                return std::nullopt;
+            const std::uint64_t mask = (std::uint64_t{1} << hit->size_log2) - 1;
+            const std::uint64_t offset = address & mask;
+            return view_hit{hit->host + offset,
+                            length - 1 > mask - offset ? mask - offset + 1 : length,
+                            hit->output + offset, hit->attributes};
+        }
+    }
+
+    /// Copies a published configuration whose entries of 2^size_log2 bytes were hit
+    /// under `tag`. `epoch` was now() before the configuration and the tag were read.
+    void copy(std::uint64_t epoch, const stream_configuration& from, std::uint64_t tag,
+              unsigned size_log2) noexcept {
+        if (!change_epoch::allows_copies(epoch)) return;
+        if constexpr (quick) {
+            by_ = Tlb::prepare(tag, size_log2);
+            in_page_ = (std::uint64_t{1} << size_log2) - 1;
+            page_mask_ = ~in_page_;
+        } else {
+            by_ = {tag, from.context};
+        }
+        if (copied_ == epoch && substream_ == from.substream) return;
+        copied_ = epoch;
+        substream_ = from.substream;
+        for (unsigned i = 0; i < asked_.size(); ++i)
+            asked_[i] = asks_for(from.needed(kind_of(i)));
+    }
+
+    /// Neither empty nor past the end of the address space.
+    [[nodiscard]] static constexpr bool is_sound(iova address, std::uint64_t length) noexcept {
+        return length != 0 && length - 1 <= ~raw(address);
+    }
+
+private:
+    [[nodiscard]] static constexpr std::uint8_t asks_for(unsigned needed) noexcept {
+        if constexpr (quick) return Tlb::asks_for(needed);
+        return static_cast<std::uint8_t>(needed);
+    }
+    [[nodiscard]] const std::uint8_t& asked_for(access kind, access_attributes by) const noexcept {
+        return asked_[(kind == access::write ? 1U : 0U) | (by.privileged ? 2U : 0U) |
+                      (by.instruction ? 4U : 0U)];
+    }
+    [[nodiscard]] static constexpr transaction kind_of(unsigned index) noexcept {
+        transaction t;
+        t.kind = (index & 1) != 0 ? access::write : access::read;
+        t.privileged = (index & 2) != 0;
+        t.instruction = (index & 4) != 0;
+        return t;
+    }
+
+    static constexpr std::uint64_t longest = std::uint64_t{1} << 62;
+
+    std::uint64_t copied_ = change_epoch::never; ///< the epoch of the copy
+    typename prepared_by<Tlb, quick>::type by_{};
+    std::uint64_t page_mask_ = 0;         ///< bits of an address that say which page
+    std::uint64_t in_page_ = 0;           ///< and those that say where in it
+    std::array<std::uint8_t, 8> asked_{}; ///< by kind, privilege and instruction
+    substream_id substream_{};
+};
+
+/// A port's views: of accesses without a SubstreamID, and of those with the one that
+/// was used last.
+template <smmu_features F, tlb_policy Tlb>
+class stream_views {
+public:
+    [[nodiscard]] stream_view<F, Tlb>& of(bool has_substream) noexcept {
+        if constexpr (F.substream_bits == 0) return view_[0];
+        return view_[has_substream ? 1 : 0];
+    }
+
+private:
+    std::array<stream_view<F, Tlb>, F.substream_bits == 0 ? 1 : 2> view_{};
+};
+
+} // namespace vm_accel::inline v0
