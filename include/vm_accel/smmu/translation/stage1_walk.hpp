@@ -188,7 +188,8 @@ template <smmu_features F, table_access Tables, class Known = nothing_known>
         }
 
         if (!owes_update(tables)) {
-            if (level > start) known.keep_table1(request.address, format.covered(level - 1), here);
+            if (level > start && level >= highest_known)
+                known.keep_table1(request.address, format.covered(level - 1), here);
             place.keep_page(at);
         }
         const unsigned size =

@@ -136,7 +136,7 @@ template <smmu_features F, table_access Tables, class Known>
                 : static_cast<unsigned>(spec::stage2_leaf::SH::of(*descriptor));
         page = known_page::of(decoded.address >> size << size, *descriptor, shareability,
                               flags.lasting(allowed, request.needed), size);
-        if (level > start && !owes_update(tables)) {
+        if (level > start && level >= highest_known && !owes_update(tables)) {
             known.keep_table2(request.ipa, format.covered(level - 1), table);
         }
         return true;

@@ -69,6 +69,9 @@ struct nothing_known {
 };
 
 inline constexpr int no_known_table = -2;
+/// The highest level of whose tables any is known: those above are passed in a
+/// fetch or two, which costs no more than to look for them.
+inline constexpr int highest_known = 2;
 
 /// The level of the lowest table that is known on the way of an input address,
 /// or no_known_table. `find(size_log2)` looks up the table of that reach; the first
@@ -76,7 +79,7 @@ inline constexpr int no_known_table = -2;
 template <smmu_features F, class Find>
 [[nodiscard, gnu::always_inline]] inline int lowest_known(const table_format<F>& format, Find find,
                                                           std::uint64_t& word) noexcept {
-    for (int level = static_cast<int>(spec::last_level); level > -1; --level) {
+    for (int level = static_cast<int>(spec::last_level); level >= highest_known; --level) {
         const unsigned reach = format.covered(level - 1);
         if (reach >= format.input_bits()) break;
         if (const std::optional<std::uint64_t> found = find(reach)) {
@@ -99,16 +102,18 @@ template <class Tables>
 template <walk_cache_policy Cache>
 class walk_memory {
 public:
-    /// Without contexts nothing is known, and nothing kept.
-    walk_memory(Cache& cache, const translation_context* context,
-                const translation_context* stage2) noexcept
-        : cache_(cache), ticket_(cache.begin()) {
-        // The ticket comes before the tags.
-        if (context != nullptr) first_ = owner_of(*context, has_first_);
+    /// The ticket comes before all tags. Without contexts nothing is known, and
+    /// nothing kept; `stage2` is null where stage 2 is off.
+    walk_memory(Cache& cache, walk_ticket ticket, const translation_context* stage2) noexcept
+        : cache_(cache), ticket_(ticket), stage2_(stage2) {
         if (stage2 != nullptr) {
-            second_ = owner_of(*stage2, has_second_);
-            stage2_ = stage2;
+            second_ = {stage2->tag(), walk_owner::home_of(stage2->identity().tag)};
         }
+    }
+    /// Stage 1 is that of a context whose tag is this.
+    void belongs_to(std::uint64_t context, const translation_tag& tag) noexcept {
+        first_ = {context, walk_owner::home_of(tag)};
+        has_first_ = true;
     }
 
     [[nodiscard]] std::optional<std::uint64_t> table1(std::uint64_t input,
@@ -118,11 +123,11 @@ public:
     }
     [[nodiscard]] std::optional<std::uint64_t> table2(std::uint64_t ipa,
                                                       unsigned size_log2) const noexcept {
-        if (!has_second_) return std::nullopt;
+        if (stage2_ == nullptr) return std::nullopt;
         return cache_.find_table(second_, ipa, size_log2);
     }
     [[nodiscard]] std::optional<known_page> page(std::uint64_t ipa) const noexcept {
-        if (!has_second_) return std::nullopt;
+        if (stage2_ == nullptr) return std::nullopt;
         for (std::uint64_t sizes = stage2_->page_sizes(); sizes != 0; sizes &= sizes - 1) {
             const auto size_log2 = static_cast<unsigned>(std::countr_zero(sizes));
             if (const auto word = cache_.find_page(second_, ipa, size_log2)) {
@@ -135,28 +140,21 @@ public:
         if (has_first_) cache_.keep_table(ticket_, first_, input, size_log2, word);
     }
     void keep_table2(std::uint64_t ipa, unsigned size_log2, std::uint64_t word) noexcept {
-        if (has_second_) cache_.keep_table(ticket_, second_, ipa, size_log2, word);
+        if (stage2_ != nullptr) cache_.keep_table(ticket_, second_, ipa, size_log2, word);
     }
     void keep_page(std::uint64_t ipa, const known_page& page) noexcept {
-        if (!has_second_) return;
+        if (stage2_ == nullptr) return;
         stage2_->note_page_size(page.size_log2);
         cache_.keep_page(ticket_, second_, ipa, page.size_log2, page.word);
     }
 
 private:
-    [[nodiscard]] static walk_owner owner_of(const translation_context& context,
-                                             bool& known) noexcept {
-        known = true;
-        return {context.tag(), walk_owner::home_of(context.identity().tag)};
-    }
-
     Cache& cache_;
     walk_ticket ticket_;
     walk_owner first_{};
     walk_owner second_{};
     const translation_context* stage2_ = nullptr;
     bool has_first_ = false;
-    bool has_second_ = false;
 };
 
 } // namespace vm_accel::inline v0
