@@ -36,7 +36,9 @@ struct prepared_as<Near> {
 };
 
 /// Near is looked at first; what is found in Far is copied into Near. Both are
-/// filled after a walk, so Far has all that Near has, until it evicts it.
+/// filled after a walk, so Far has all that Near has, until it evicts it. Far does
+/// not see hits in Near: what is used most may be evicted there, and then stays in
+/// Near alone.
 ///
 /// For a Near that stays in the processor's first cache (direct_mapped of some
 /// dozens of sets) and a Far that is too large for that, or has a lock. A hit in
