@@ -21,6 +21,12 @@ struct command_registers {
     std::atomic<std::uint64_t> base{0};
     std::atomic<std::uint32_t> prod{0};
     std::atomic<std::uint32_t> cons{0};
+
+    /// PROD and CONS are the same in every bit that an index may have.
+    [[nodiscard]] bool are_the_same() const noexcept {
+        return ((prod.load(std::memory_order_relaxed) ^ cons.load(std::memory_order_relaxed)) &
+                0xf'ffff) == 0;
+    }
 };
 
 /// Queue 0 is the Command queue, which CR0 and GERROR control; the others are

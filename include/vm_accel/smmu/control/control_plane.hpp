@@ -90,10 +90,13 @@ public:
             configurations_.sweep([this] { remove(invalidation_scope::all()); });
         }
         // Each queue in its turn, a different one first each time.
-        for (std::size_t i = 0; i < queues_.size(); ++i) {
-            consume_from(queues_[(turn_ + i) % queues_.size()], memory, executor, budget, out);
+        for (std::size_t i = 0, at = turn_; i < queues_.size(); ++i) {
+            if (queues_.size() == 1 || !is_idle(queues_[at])) {
+                consume_from(queues_[at], memory, executor, budget, out);
+            }
+            if (++at == queues_.size()) at = 0;
         }
-        turn_ = (turn_ + 1) % queues_.size();
+        if (++turn_ == queues_.size()) turn_ = 0;
         router_.route(registers_, memory, out);
         more_ = out.wake_poll;
     }
@@ -211,6 +214,12 @@ private:
             acknowledge_owed_ = true;
             start(acknowledge_grace_);
         }
+    }
+
+    /// Whether a queue has nothing at all; some that have nothing are not idle.
+    [[nodiscard]] bool is_idle(const consumer& c) const noexcept {
+        if (c.waits || c.grace.is_active() || c.grace.carries_retired) return false;
+        return registers_.commands(c.number).are_the_same() || !registers_.commands_run(c.number);
     }
 
     /// Takes from `budget` what it executes.

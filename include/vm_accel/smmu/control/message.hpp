@@ -70,12 +70,19 @@ public:
     template <guest_memory Memory>
     void route(register_file<F>& registers, Memory& memory, effects& out) noexcept {
         out.routed = true;
-        if constexpr (!F.msi) return;
+        if constexpr (F.msi) {
+            if (is_asked() || lines_of(out) != 0) route_lines(registers, memory, out);
+        }
+    }
+
+private:
+    template <guest_memory Memory>
+    [[gnu::noinline]] void route_lines(register_file<F>& registers, Memory& memory,
+                                       effects& out) noexcept {
         unsigned lines = lines_of(out);
         if (asked_.load(std::memory_order_relaxed) != 0) {
             lines |= asked_.exchange(0, std::memory_order_seq_cst);
         }
-        if (lines == 0) return;
         out.raise_eventq = out.raise_priq = out.raise_gerror = false;
         for (const wired_interrupt line :
              {wired_interrupt::eventq, wired_interrupt::priq, wired_interrupt::gerror}) {
@@ -89,8 +96,6 @@ public:
             }
         }
     }
-
-private:
     [[nodiscard]] static constexpr unsigned bit(wired_interrupt line) noexcept {
         return 1U << static_cast<unsigned>(line);
     }
