@@ -147,6 +147,46 @@ static_assert(!replacement_policy<victim_is_signed>);
 static_assert(!replacement_policy<int>);
 } // namespace replacement_misses
 
+// ---- quick_tlb_policy --------------------------------------------------------------------------
+struct quick_tlb_archetype : tlb_archetype {
+    struct prepared {};
+    static prepared prepare(std::uint64_t, unsigned) noexcept { return {}; }
+    static std::uint8_t asks_for(unsigned) noexcept { return 0; }
+    quick_hit look_quickly(const prepared&, std::uint64_t, std::uint64_t,
+                           const std::uint8_t&) noexcept {
+        return {};
+    }
+};
+static_assert(quick_tlb_policy<quick_tlb_archetype> && quick_tlb_policy<set_associative<4, 3>>);
+static_assert(!quick_tlb_policy<tlb_archetype> && !quick_tlb_policy<no_tlb>);
+
+namespace quick_tlb_misses {
+using base = quick_tlb_archetype;
+struct prepared_is_no_type : tlb_archetype {
+    static int prepare(std::uint64_t, unsigned) noexcept;
+    static std::uint8_t asks_for(unsigned) noexcept;
+    quick_hit look_quickly(int, std::uint64_t, std::uint64_t, const std::uint8_t&) noexcept;
+};
+struct prepare_may_throw : base {
+    static prepared prepare(std::uint64_t, unsigned);
+};
+struct asks_may_throw : base {
+    static std::uint8_t asks_for(unsigned);
+};
+struct look_may_throw : base {
+    quick_hit look_quickly(const prepared&, std::uint64_t, std::uint64_t, const std::uint8_t&);
+};
+struct look_finds_whole_entries : base {
+    std::optional<tlb_hit> look_quickly(const prepared&, std::uint64_t, std::uint64_t,
+                                        const std::uint8_t&) noexcept;
+};
+static_assert(!quick_tlb_policy<prepared_is_no_type>);
+static_assert(!quick_tlb_policy<prepare_may_throw>);
+static_assert(!quick_tlb_policy<asks_may_throw>);
+static_assert(!quick_tlb_policy<look_may_throw>);
+static_assert(!quick_tlb_policy<look_finds_whole_entries>);
+} // namespace quick_tlb_misses
+
 // ---- quiescence_policy -------------------------------------------------------------------------
 struct quiescence_archetype {
     static constexpr bool concurrent = true;
@@ -214,8 +254,10 @@ static_assert(!quiescence_policy<int>);
 struct options_archetype {
     static constexpr smmu_features features{};
     using quiescence = quiescence_archetype;
+    using walk_cache = no_walk_cache;
     using fault_injection = no_fault_injection;
     using lint = no_lint;
+    using other_state = no_other_state;
     static constexpr stream_id message_requester{0};
     static constexpr std::size_t ports = 1;
     static constexpr std::size_t configurations = 1;
@@ -337,6 +379,8 @@ struct sink_archetype {
 // Every member is instantiated: it uses nothing that the concepts do not promise.
 template class vm_accel::set_associative<4, 2, replacement_archetype>;
 template class vm_accel::smmu<tlb_archetype, stream_allocator_archetype, memory_archetype,
+                              sink_archetype, options_archetype>;
+template class vm_accel::smmu<quick_tlb_archetype, stream_allocator_archetype, memory_archetype,
                               sink_archetype, options_archetype>;
 
 namespace {
