@@ -152,7 +152,6 @@ active proctype other_port() {
 active proctype control() {
     byte round = 0;
     byte waited_for, now;
-    bool barrier;
     do
     :: round < ROUNDS ->
         round++;
@@ -168,14 +167,14 @@ active proctype control() {
             epoch++
 #endif
         fi;
-        /* start() */
+        /* start(): a port that is parked has no guard open. */
         waited_for = 0;
+        if :: parked -> goto waited :: else fi;
 #ifndef LOOK_FIRST
         attention++;
 #endif
-        barrier = !parked;
 #ifndef NO_MEMBARRIER
-        if :: barrier -> atomic { drain() } :: else fi;
+        atomic { drain() }
 #endif
         waited_for = word;
 #ifdef LOOK_FIRST
@@ -197,6 +196,7 @@ active proctype control() {
             fi
         od;
 #endif
+waited:
         revoked = round                             /* CMD_SYNC has completed */
     :: else -> break
     od
