@@ -92,19 +92,20 @@ public:
     /// A stage-1 stream whose tables begin at `table`, with ASID 1.
     void stage1(std::uint32_t sid, std::uint64_t table, unsigned strw = 0) {
         const spec::cd context = guest::machine<>::plain_cd(table, 1);
-        store(contexts + sid * 64, context);
-        spec::ste entry =
-            guest::machine<>::plain_ste(spec::ste_config::s1_translate, contexts + sid * 64);
+        store(contexts + std::uint64_t{64} * sid, context);
+        spec::ste entry = guest::machine<>::plain_ste(spec::ste_config::s1_translate,
+                                                      contexts + std::uint64_t{64} * sid);
         set<spec::ste::STRW>(entry, strw);
-        store(streams + sid * 64, entry);
+        store(streams + std::uint64_t{64} * sid, entry);
     }
     /// A page through four tables that begin at `table`; `more` goes into the leaf,
     /// `above` into the level-2 descriptor.
     void map(std::uint64_t table, std::uint64_t address, std::uint64_t output,
              std::uint64_t more = 0, std::uint64_t above = 0) {
         for (unsigned l = 0; l < 3; ++l) {
-            const std::uint64_t slot = table + l * 0x1000 + (address >> (39 - 9 * l) & 0x1ff) * 8;
-            store64(slot, (table + (l + 1) * 0x1000) | 3 | (l == 2 ? above : 0));
+            const std::uint64_t slot =
+                table + std::uint64_t{0x1000} * l + (address >> (39 - 9 * l) & 0x1ff) * 8;
+            store64(slot, (table + std::uint64_t{0x1000} * (l + 1)) | 3 | (l == 2 ? above : 0));
         }
         store64(leaf_of(table, address), output | guest::page_flags{}.bits() | 3 | more);
     }
@@ -113,7 +114,7 @@ public:
     }
     void command(spec::command c, bool ssec) {
         if (ssec) set<spec::command::SSec>(c, 1);
-        store(ring + (prod_ & 63) * 16, c);
+        store(ring + std::uint64_t{16} * (prod_ & 63), c);
         prod_ = (prod_ + 1) & 127;
         write(reg::CMDQ_PROD, prod_);
     }
