@@ -143,10 +143,12 @@ public:
         return machine_.iommu().mmio_read(spec::reg::CMDQ_CONS, 4) == (prod_ & positions);
     }
 
-    /// Nothing is cached any more. CMD_SYNC gives back what decoded configurations took.
+    /// Nothing is cached any more, as after a guest's own invalidations. CMD_SYNC gives back what
+    /// decoded configurations took.
     void empty() {
-        if (!iommu().invalidate_tlb()) throw std::runtime_error{"the TLB could not be emptied"};
-        send({spec::cmd_sync(spec::sync_signal::SIG_NONE)});
+        send({spec::cmd_cfgi_all(), spec::tlbi_nsnh_all(),
+              spec::cmd_sync(spec::sync_signal::SIG_NONE)});
+        while (!is_done()) {} // another thread's guard may be open
     }
 
     [[nodiscard]] device_type& iommu() { return machine_.iommu(); }

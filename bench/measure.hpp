@@ -72,6 +72,7 @@ public:
         samples_.reserve(most_samples);
         for (int i = 0; i < 1000; ++i) {
             start();
+            end();
             samples_.push_back(passed());
         }
         cost_ = middle();
@@ -84,11 +85,17 @@ public:
     }
 
     void start() { started_ = clock::now(); }
-    /// Ends one iteration, in which `operations` were done.
-    void stop(std::uint64_t operations = 1) {
+    void end() { ended_ = clock::now(); }
+    /// What lies between start() and end() is one iteration, in which `operations` were done. What
+    /// is not kept was a rehearsal: what runs for the first time in a long while takes longer.
+    void keep(std::uint64_t operations = 1) {
         const double each = (passed() - cost_) / static_cast<double>(operations);
         state_.SetIterationTime(std::max(0.0, each));
         if (samples_.size() < most_samples) samples_.push_back(each);
+    }
+    void stop(std::uint64_t operations = 1) {
+        end();
+        keep(operations);
     }
 
 private:
@@ -96,7 +103,7 @@ private:
     static constexpr std::size_t most_samples = 1U << 20;
 
     [[nodiscard]] double passed() const {
-        return std::chrono::duration<double>(clock::now() - started_).count();
+        return std::chrono::duration<double>(ended_ - started_).count();
     }
     [[nodiscard]] double middle() {
         std::ranges::sort(samples_);
@@ -109,6 +116,7 @@ private:
     benchmark::State& state_;
     double cost_ = 0;
     clock::time_point started_{};
+    clock::time_point ended_{};
     std::vector<double> samples_;
 };
 

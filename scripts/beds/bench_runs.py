@@ -25,6 +25,10 @@ class BenchError(Exception):
     pass
 
 
+class ProgramFailed(Exception):
+    """One program; the others can still be run."""
+
+
 def claims():
     """(program, its claim) for each program."""
     for name in PROGRAMS + OTHERS:
@@ -101,7 +105,9 @@ def gather(name, text, rows, failures):
             failures.append(f"{key}: {entry.get('error_message', 'error')}")
             continue
         samples.setdefault(key, []).append(entry)
-    for key, entries in samples.items():
+    # In the order of the program, not in the random order of the run.
+    for key, entries in sorted(samples.items(), key=lambda item: (
+            item[1][0]["family_index"], item[1][0]["per_family_instance_index"])):
         times = [nanoseconds(entry) for entry in entries]
         row = {"ns": statistics.median(times), "least_ns": min(times), "most_ns": max(times),
                "repetitions": len(times)}
@@ -127,7 +133,7 @@ def run(name, words, how):
          "--benchmark_enable_random_interleaving=true", *filters],
         capture_output=True, text=True, errors="replace")
     if done.returncode != 0:
-        raise BenchError(f"bench_{name} failed with status {done.returncode}:\n{done.stderr[-2000:]}")
+        raise ProgramFailed(f"bench_{name}: status {done.returncode}: {done.stderr.strip()[-500:]}")
     return done.stdout
 
 
@@ -141,7 +147,12 @@ def measure(words=(), quick=False):
     started = time.monotonic()
     for name in programs:
         before = time.monotonic()
-        text = run(name, words, how)
+        try:
+            text = run(name, words, how)
+        except ProgramFailed as failure:
+            results["failures"].append(str(failure))
+            print(f"  {failure}", flush=True)
+            continue
         if not text:
             continue
         gather(name, text, results["rows"], results["failures"])
