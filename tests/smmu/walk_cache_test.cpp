@@ -388,6 +388,17 @@ TEST_CASE("known pages of stage 2 hide no update of flags", "[smmu][walk_cache]"
         CHECK(b.reach(at, vm_accel::access::write) == target);
         CHECK(b.m.load64(leaf) == (clean | L::AF::mask | L::S2AP::in_place(2)));
     }
+    SECTION("a block is read, then written") {
+        const u64 in_block = guest::ram + (u64{2} << 21) + 0x5000;
+        const u64 block_slot = b.blocks + u64{2} * 8;
+        const u64 clean_block = (b.m.load64(block_slot) & ~L::S2AP::in_place(2)) | L::DBM::mask;
+        b.m.store64(block_slot, clean_block);
+        b.m.map(b.root, at + page, in_block);
+        CHECK(b.reach(at + page) == in_block);
+        CHECK(b.m.load64(block_slot) == clean_block);
+        CHECK(b.reach(at + page, vm_accel::access::write) == in_block);
+        CHECK(b.m.load64(block_slot) == (clean_block | L::S2AP::in_place(2)));
+    }
     SECTION("a prefetch leaves flags, and knows nothing of the page") {
         b.m.store64(leaf, clean);
         spec::command c = spec::make_command(spec::opcode::CMD_PREFETCH_ADDR);
