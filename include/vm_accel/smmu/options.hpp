@@ -59,6 +59,7 @@ concept smmu_options = requires {
     requires walk_cache_policy<typename O::walk_cache>;
     requires fault_injection<typename O::fault_injection>;
     requires lint_policy<typename O::lint>;
+    typename O::other_state;
     { O::message_requester } -> std::convertible_to<stream_id>;
     { O::ports } -> std::convertible_to<std::size_t>;
     { O::configurations } -> std::convertible_to<std::size_t>;

@@ -48,7 +48,8 @@ struct interface_access {
 /// How the secure interface reaches the non-secure one: commands of its queue that
 /// name non-secure streams or translations (SSec = 0, 4.1.6), and what its CMD_SYNC
 /// then waits for (4.7.3). Threads: under the secure interface's control lock; takes
-/// that of the non-secure one, which never takes ours.
+/// that of the non-secure one, which never takes ours. When it lets go, interrupts
+/// of the non-secure state may be pulsed, as after any other call.
 template <class NonSecure>
 class non_secure_link {
 public:
