@@ -153,6 +153,7 @@
 #include <vm_accel/smmu/translation/table_words.hpp>
 #include <vm_accel/smmu/translation/translator.hpp>
 #include <vm_accel/smmu/translation/walk.hpp>
+#include <vm_accel/smmu/translation/walk_memory.hpp>
 #include <vm_accel/smmu/vocabulary/access.hpp>
 #include <vm_accel/smmu/vocabulary/access_attributes.hpp>
 #include <vm_accel/smmu/vocabulary/ats.hpp>
