@@ -143,12 +143,19 @@ public:
         return machine_.iommu().mmio_read(spec::reg::CMDQ_CONS, 4) == (prod_ & positions);
     }
 
-    /// Nothing is cached any more, as after a guest's own invalidations. CMD_SYNC gives back what
-    /// decoded configurations took.
-    void empty() {
+    /// Nothing is cached any more, as after a guest's own invalidations. What they have only made
+    /// invalid still takes places in a TLB. CMD_SYNC gives back what decoded configurations took.
+    void forget() {
         send({spec::cmd_cfgi_all(), spec::tlbi_nsnh_all(),
               spec::cmd_sync(spec::sync_signal::SIG_NONE)});
         while (!is_done()) {} // another thread's guard may be open
+    }
+    /// As if nothing had ever been cached: invalidations by address take entries out.
+    void empty() {
+        constexpr spec::tlbi_range everything{.num = 31, .scale = 31, .tg = 1, .ttl = 0};
+        send({spec::tlbi_nh_vaa(vmid{0}, iova{0}, false, everything),
+              spec::tlbi_nh_vaa(vmid{nested_machine}, iova{0}, false, everything)});
+        forget();
     }
 
     [[nodiscard]] device_type& iommu() { return machine_.iommu(); }

@@ -5,6 +5,9 @@
 ///   hit      64 or 4,096 pages in random order; every TLB has room for 8,192 entries or more
 ///   streams  65,536 pages in ascending order, more than any of them holds: what a miss costs, and
 ///            what prefetching saves
+///   two_devices  two devices in turn, each with 1,024 pages at the same addresses, a quarter of
+///   what
+///            the TLB holds: the share of hits that is left
 /// What shares of other traces hit is examples/policy_lab's to say.
 #include "measure.hpp"
 
@@ -72,6 +75,35 @@ void streams(benchmark::State& state) {
     state.counters["hit_rate"] = during.hit_rate();
 }
 
+/// Not one set of pages round and round, but one page of one device and one of the other.
+template <class Tlb>
+void two_devices(benchmark::State& state) {
+    auto& s = the<Tlb>();
+    static auto other = s.device.attach();
+    const std::vector<iova> order = addresses(static_cast<std::uint64_t>(state.range(0)), true);
+    const auto translate = [&](auto& port, iova address) {
+        auto guard = port.open();
+        benchmark::DoNotOptimize(guard.translate(address, bytes_asked, access::read).host());
+    };
+    for (int pass = 0; pass < 20; ++pass) {
+        for (const iova address : order) {
+            translate(s.port, address);
+            translate(other, address);
+        }
+    }
+    const smmu_statistics before = s.device.iommu().stats();
+    std::size_t next = 0;
+    for (auto _ : state) {
+        const iova address = order[next++ & (order.size() - 1)];
+        translate(s.port, address);
+        translate(other, address);
+    }
+    smmu_statistics during = s.device.iommu().stats();
+    during.hits -= before.hits;
+    during.misses -= before.misses;
+    state.counters["hit_rate"] = during.hit_rate();
+}
+
 void floor_array(benchmark::State& state) {
     auto& s = the<usual_tlb>();
     const auto pages = static_cast<std::uint64_t>(state.range(0));
@@ -90,6 +122,8 @@ template <class Tlb>
 void add(const std::string& name) {
     if constexpr (Tlb::capacity != 0)
         benchmark::RegisterBenchmark(("hit/" + name).c_str(), hit<Tlb>)->Arg(64)->Arg(4096);
+    if constexpr (Tlb::capacity != 0)
+        benchmark::RegisterBenchmark(("two_devices/" + name).c_str(), two_devices<Tlb>)->Arg(1024);
     benchmark::RegisterBenchmark(("streams/" + name).c_str(), streams<Tlb>)->Arg(most_pages);
 }
 

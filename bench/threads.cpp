@@ -1,9 +1,9 @@
 /// Claim: translations scale with threads as well as a table that nobody writes does, while what
 /// sits behind a lock gets slower with the second thread.
 ///
-/// Every thread has a device of its own: its own StreamID, ASID and port, and translates its 64 (or
-/// 4,096) pages in random order. From 1 to all hardware threads; the time is that of all divided by
-/// the translations of all, so that perfect scaling halves it with each doubling.
+/// Every thread has a device of its own: its own StreamID, ASID, port and addresses, and translates
+/// its 64 (or 4,096) pages in random order. From 1 to all hardware threads; the time is that of all
+/// divided by the translations of all, so that perfect scaling halves it with each doubling.
 ///   floor     every thread reads one array
 ///   hit       open a guard, translate, close it; one TLB for all, statistics on
 ///   rival_... one table for all, see rivals.hpp
@@ -24,10 +24,20 @@ int hardware_threads() {
 
 std::uint16_t space_of(int thread) { return static_cast<std::uint16_t>(first_space + thread); }
 
+constexpr std::uint64_t most_pages = 4096;
+std::uint64_t all_pages() { return most_pages * static_cast<std::uint64_t>(hardware_threads()); }
+
+std::vector<iova> addresses_of(int thread, std::uint64_t pages) {
+    std::vector<iova> order = addresses(pages, true);
+    for (iova& address : order)
+        address = offset_by(address, static_cast<std::uint64_t>(thread) * most_pages << page_log2);
+    return order;
+}
+
 template <class Translate, class HostOf>
 void go(benchmark::State& state, Translate translate, HostOf host_of) {
     const auto pages = static_cast<std::uint64_t>(state.range(0));
-    go_round(state, addresses(pages, true), page_log2, translate, host_of);
+    go_round(state, addresses_of(state.thread_index(), pages), page_log2, translate, host_of);
     state.SetItemsProcessed(state.iterations());
 }
 
@@ -39,10 +49,10 @@ struct streams {
     streams() {
         for (int i = 0; i < hardware_threads(); ++i)
             ports.push_back(device.attach());
-        device.map(4096);
-        for (auto& port : ports) {
-            auto guard = port.open();
-            for (const iova address : addresses(4096, false)) {
+        device.map(all_pages());
+        for (int i = 0; i < hardware_threads(); ++i) {
+            auto guard = ports[static_cast<std::size_t>(i)].open();
+            for (const iova address : addresses_of(i, most_pages)) {
                 if (!guard.translate(address, bytes_asked, access::read).is_span())
                     throw std::runtime_error{"a page was refused"};
             }
@@ -95,22 +105,22 @@ template <class Table, class Fill>
 std::unique_ptr<Table> filled(std::unique_ptr<Table> table, Fill fill) {
     auto& s = all_streams<stage1_options>();
     for (int thread = 0; thread < hardware_threads(); ++thread) {
-        for (std::uint64_t i = 0; i < 4096; ++i) {
-            const std::uint64_t output = output_of(i, page_log2);
-            fill(*table, first_page + (i << page_log2), space_of(thread),
+        for (std::uint64_t i = 0; i < most_pages; ++i) {
+            const std::uint64_t page = static_cast<std::uint64_t>(thread) * most_pages + i;
+            const std::uint64_t output = output_of(page, page_log2);
+            fill(*table, first_page + (page << page_log2), space_of(thread),
                  flat_entry{s.device.host_of(output), output, 1});
         }
     }
     return table;
 }
-std::size_t all_pages() { return 4096 * static_cast<std::size_t>(hardware_threads()); }
 std::byte* place(std::uint64_t output) {
     return all_streams<stage1_options>().device.host_of(output);
 }
 
 void floor_array(benchmark::State& state) {
     static const auto table = filled(
-        std::make_unique<flat_table>(first_page, page_log2, 4096),
+        std::make_unique<flat_table>(first_page, page_log2, all_pages()),
         [](flat_table& t, std::uint64_t a, std::uint16_t, const flat_entry& e) { t.fill(a, e); });
     go(state, [](iova a) { return table->lookup(a, bytes_asked, 1).host; }, place);
 }

@@ -6,6 +6,7 @@
 ///   floor      array look-up with length and permission check, not inlined
 ///   hit        open a guard, translate 64 bytes, close it: <features, stages, TLB, quiescence>
 ///   hit_held   the same inside one guard for all
+///   hit_aged   the TLB was full of entries that have been invalidated: <features>
 ///   hit_mixed  the stream uses pages of both sizes, and has to look for both
 ///   rival_...  see rivals.hpp
 /// Argument 1: pages in use. Argument 2: 0 in ascending order, 1 in random order. Argument 3: log2
@@ -67,6 +68,32 @@ void hit(benchmark::State& state) {
         [&](std::uint64_t output) { return d.host_of(output); });
 }
 
+/// Twice as many other pages were cached before, and have been invalidated; their places are taken.
+template <class Options>
+void hit_aged(benchmark::State& state) {
+    const shape asked{state};
+    auto& d = device<usual_tlb, Options>();
+    auto& p = port<usual_tlb, Options, stages::first>(asked.size_log2);
+    auto& before = port<usual_tlb, Options, stages::first>(
+        asked.size_log2 == page_log2 ? block_log2 : page_log2);
+    const unsigned other_size = asked.size_log2 == page_log2 ? block_log2 : page_log2;
+    d.map(asked.pages, asked.size_log2);
+    d.map(usual_tlb::capacity, other_size);
+    d.empty();
+    for (const iova address : addresses(usual_tlb::capacity, false, other_size))
+        benchmark::DoNotOptimize(guarded(before, address));
+    d.forget();
+    // Some of them go for new ones only after a while.
+    for (int pass = 0; pass < 20; ++pass) {
+        for (const iova address : asked.order)
+            benchmark::DoNotOptimize(guarded(p, address));
+    }
+    const only_hits check{state, d.iommu(), asked.pages};
+    go_round(
+        state, asked.order, asked.size_log2, [&](iova address) { return guarded(p, address); },
+        [&](std::uint64_t output) { return d.host_of(output); });
+}
+
 void hit_mixed(benchmark::State& state) {
     const shape asked{state};
     auto& d = device<usual_tlb, stage1_options>();
@@ -74,8 +101,10 @@ void hit_mixed(benchmark::State& state) {
     d.map(asked.pages);
     d.map(1, block_log2);
     d.empty();
-    const only_hits check{state, d.iommu(), asked.pages + 1};
     benchmark::DoNotOptimize(guarded(p, iova{first_block}));
+    for (const iova address : asked.order)
+        benchmark::DoNotOptimize(guarded(p, address));
+    const only_hits check{state, d.iommu(), asked.pages};
     go_round(
         state, asked.order, asked.size_log2, [&](iova address) { return guarded(p, address); },
         [&](std::uint64_t output) { return d.host_of(output); });
@@ -162,6 +191,9 @@ void large(benchmark::internal::Benchmark* b) {
     sizes(b, {65536}, page_log2);
     sizes(b, {65536}, block_log2);
 }
+/// Stage 2 has pages of 4 KiB: through both stages a block is cached in pieces.
+void usual_nested(benchmark::internal::Benchmark* b) { sizes(b, {1, 64, 4096}, page_log2); }
+void large_nested(benchmark::internal::Benchmark* b) { sizes(b, {65536}, page_log2); }
 void all(benchmark::internal::Benchmark* b) {
     usual(b);
     large(b);
@@ -172,15 +204,17 @@ void all(benchmark::internal::Benchmark* b) {
 BENCHMARK(floor_array)->Apply(all);
 BENCHMARK_TEMPLATE(hit, stage1_options, stages::first, usual_tlb)->Apply(usual);
 BENCHMARK_TEMPLATE(hit, full_options, stages::first, usual_tlb)->Apply(usual);
-BENCHMARK_TEMPLATE(hit, full_options, stages::both, usual_tlb)->Apply(usual);
+BENCHMARK_TEMPLATE(hit, full_options, stages::both, usual_tlb)->Apply(usual_nested);
 BENCHMARK_TEMPLATE(hit, stage1_options, stages::first, large_tlb)->Apply(large);
 BENCHMARK_TEMPLATE(hit, full_options, stages::first, large_tlb)->Apply(large);
-BENCHMARK_TEMPLATE(hit, full_options, stages::both, large_tlb)->Apply(large);
+BENCHMARK_TEMPLATE(hit, full_options, stages::both, large_tlb)->Apply(large_nested);
 BENCHMARK(rival_hash)->Apply(all);
 BENCHMARK(rival_lru)->Apply(all);
 BENCHMARK(rival_intervals)->Apply(all);
 // What parts of it cost: no guard each time, a fence per guard, no threads at all.
 BENCHMARK(hit_held)->Args({64, 1, page_log2});
+BENCHMARK_TEMPLATE(hit_aged, stage1_options)->Args({64, 1, page_log2})->Args({4096, 1, page_log2});
+BENCHMARK_TEMPLATE(hit_aged, full_options)->Args({64, 1, page_log2})->Args({4096, 1, page_log2});
 BENCHMARK(hit_mixed)->Args({64, 1, page_log2});
 BENCHMARK_TEMPLATE(hit, fenced, stages::first, usual_tlb)->Args({64, 1, page_log2});
 BENCHMARK_TEMPLATE(hit, alone, stages::first, usual_tlb)->Args({64, 1, page_log2});

@@ -105,7 +105,7 @@ def sections(results):
         if program:
             yield title, program_table(rows, program, columns)
         else:
-            parts = [name for name in rows if re.search(r"hit_held|hit_mixed|<fenced|<alone", name)]
+            parts = [name for name in rows if re.search(r"hit_held|hit_mixed|hit_aged|<fenced|<alone", name)]
             yield title, [["benchmark", "time"],
                           *([name[len("translate/"):], number(rows[name]["ns"])] for name in parts)]
     yield "Memory", memory_table(rows)
