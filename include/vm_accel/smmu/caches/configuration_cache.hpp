@@ -108,6 +108,20 @@ struct translation_subject {
     memory_attributes incoming{};      ///< of the device's accesses
     bool managed = false;              ///< the STE is ignored, the window is seen one to one
     std::atomic<bool> detached{false}; ///< refuse everything from now on
+
+    /// After begin_fill() of an access with a SubstreamID, before its first read: who
+    /// empties the stream's slots next looks at those of SubstreamIDs too. A fill
+    /// that begins earlier, and reads earlier, is seen; any other reads what is new.
+    void note_substream() const noexcept {
+        (void)substreams_.exchange(true, std::memory_order_seq_cst);
+    }
+    /// Whether one was noted since this was asked last. Slots are emptied afterwards.
+    [[nodiscard]] bool take_substreams() noexcept {
+        return substreams_.exchange(false, std::memory_order_seq_cst);
+    }
+
+private:
+    mutable std::atomic<bool> substreams_{false};
 };
 
 /// Names one emptiness of a slot: a publish with an older ticket fails.

@@ -176,8 +176,10 @@ private:
             visit(record.substream_slots[i]);
     }
     static void empty_all(configuration_cache& configurations, attachment_record& record) noexcept {
-        for_each_slot(record,
-                      [&](configuration_slot& slot) noexcept { configurations.empty(slot); });
+        configurations.empty(record.slot);
+        if (record.substream_slots == nullptr || !record.subject.take_substreams()) return;
+        for (std::size_t i = 0; i <= record.substream_mask; ++i)
+            configurations.empty(record.substream_slots[i]);
     }
     void forget_if_unused(attachment_record& record) noexcept {
         if (is_attached(record) || record.ports != 0) return;

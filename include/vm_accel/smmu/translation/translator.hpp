@@ -96,6 +96,7 @@ public:
         const stream_configuration* configuration = slot.get();
         if (configuration == nullptr) {
             const configuration_ticket ticket = slot.begin_fill();
+            if (F.substream_bits != 0 && asked.has_substream) subject.note_substream();
             if (subject.detached.load(std::memory_order_acquire)) return;
             stream_configuration decoded;
             counted_memory counted{memory_};
@@ -127,6 +128,7 @@ private:
                             view& known, std::uint64_t epoch, translation_fault& fault) noexcept {
         stream_configuration uncached;
         const configuration_ticket ticket = slot.begin_fill();
+        if (F.substream_bits != 0 && asked.has_substream) subject.note_substream();
         // After the ticket: a slot emptied by a detach is never filled again.
         if (subject.detached.load(std::memory_order_acquire)) {
             counters.unresolved.add();
