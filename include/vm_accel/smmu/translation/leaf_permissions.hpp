@@ -54,9 +54,9 @@ struct table_limits {
 /// A stage-1 leaf. PAN limits privileged data accesses alone, so what may be
 /// executed is decided without it.
 template <smmu_features F>
-[[nodiscard]] constexpr permissions leaf_permissions(const stage1_regime& regime,
-                                                     std::uint64_t descriptor,
-                                                     const table_limits& limits) noexcept {
+[[nodiscard, gnu::always_inline]] constexpr permissions
+leaf_permissions(const stage1_regime& regime, std::uint64_t descriptor,
+                 const table_limits& limits) noexcept {
     using L = spec::stage1_leaf;
     using P = permissions;
     if constexpr (F.hyp) {

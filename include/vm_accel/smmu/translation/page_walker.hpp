@@ -69,9 +69,9 @@ template <smmu_features F>
 /// is F_WALK_EABT with the physical address. Never throws; at most 5 x 6 + 5
 /// fetches, besides contiguous runs and flags that others change.
 template <smmu_features F, table_access Tables, class Known = nothing_known>
-[[nodiscard]] walk_result walk_tables(const translation_regimes& regimes,
-                                      const walk_request& request, Tables& tables,
-                                      Known&& known = {}) noexcept {
+[[nodiscard, gnu::always_inline]] inline walk_result
+walk_tables(const translation_regimes& regimes, const walk_request& request, Tables& tables,
+            Known&& known = {}) noexcept {
     const walk_result stage1 = regimes.stage1_enabled
                                    ? walk_stage1<F>(regimes, request, tables, known)
                                    : pass_stage1<F>(regimes, request);

@@ -59,7 +59,7 @@ public:
     [[nodiscard]] std::uint64_t physical() const noexcept { return physical_; }
 
 private:
-    [[nodiscard]] bool look_up(std::uint64_t at, unsigned needed) noexcept {
+    [[nodiscard, gnu::always_inline]] bool look_up(std::uint64_t at, unsigned needed) noexcept {
         const stage2_request request{.ipa = at, .needed = needed, .for_table = true};
         const auto known = answer_known(regimes_.stage2, request, known_);
         was_known_ = known.has_value();
@@ -99,9 +99,9 @@ private:
 /// the leaf changes under an update of its flags (walk_retries). A known table
 /// spares those above it.
 template <smmu_features F, table_access Tables, class Known = nothing_known>
-[[nodiscard]] walk_result walk_stage1(const translation_regimes& regimes,
-                                      const walk_request& request, Tables& tables,
-                                      Known&& known = {}) noexcept {
+[[nodiscard, gnu::always_inline]] inline walk_result
+walk_stage1(const translation_regimes& regimes, const walk_request& request, Tables& tables,
+            Known&& known = {}) noexcept {
     using enum spec::event_id;
     constexpr bool secure = F.state == security_state::secure;
     const stage1_regime& regime = regimes.stage1;

@@ -97,12 +97,19 @@ public:
         if (leaf && !last && !spec::has_blocks(granule(), level, form())) return {};
         if (last && !leaf) return {};
         const unsigned aligned = leaf ? covered(level) : spec::page_bits(granule());
-        const std::uint64_t address = spec::address_in(descriptor, aligned, form());
+        const std::uint64_t address = form() == spec::address_form::narrow
+                                          ? narrow_address(descriptor, aligned)
+                                          : spec::address_in(descriptor, aligned, form());
         if (!fits(address)) return {descriptor_role::too_large, 0};
         return {leaf ? descriptor_role::leaf : descriptor_role::table, address};
     }
 
 private:
+    /// The usual form, without asking which it is.
+    [[nodiscard]] static constexpr std::uint64_t narrow_address(std::uint64_t descriptor,
+                                                                unsigned aligned) noexcept {
+        return spec::address_in(descriptor, aligned, spec::address_form::narrow);
+    }
     /// With 64 KiB granules bits [15:12] are address bits wherever 52-bit
     /// addresses exist, however small the output size.
     [[nodiscard]] static constexpr spec::address_form form_of(spec::granule granule,

@@ -75,7 +75,7 @@ public:
     /// translation to keep.
     [[nodiscard]] bool owes_update() const noexcept { return owes_update_; }
 
-    [[nodiscard]] std::optional<std::uint64_t> load(std::uint64_t at) noexcept {
+    [[nodiscard, gnu::always_inline]] std::optional<std::uint64_t> load(std::uint64_t at) noexcept {
         ++accesses_;
         return memory_.load64(pa{at});
     }
