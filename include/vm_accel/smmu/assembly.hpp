@@ -22,6 +22,7 @@
 #include <vm_accel/smmu/host/dma_port.hpp>
 #include <vm_accel/smmu/host/host_errors.hpp>
 #include <vm_accel/smmu/host/stream_allocator.hpp>
+#include <vm_accel/smmu/interrupt_delivery.hpp>
 #include <vm_accel/smmu/options.hpp>
 #include <vm_accel/smmu/performance_group.hpp>
 #include <vm_accel/smmu/strict_mode.hpp>
@@ -350,43 +351,9 @@ struct smmu_assembly {
     void act(const effects& out) noexcept {
         if (deliver(out) || out.drain_commands) look_again();
     }
-    /// Pulses lines and sends messages. True = the control side has to look:
-    /// where an interrupt goes is decided under its lock.
     [[nodiscard]] bool deliver(const effects& out) noexcept {
         if (out.wake_poll) deferred.signal();
-        const auto pulse = [this](bool wanted, wired_interrupt line) noexcept {
-            if (!wanted || injection.drops(line)) return;
-            interrupts.fetch_add(1, std::memory_order_relaxed);
-            sink->pulse(line);
-        };
-        pulse(out.raise_cmdq_sync, wired_interrupt::cmdq_sync);
-        if (F.msi && !out.routed) {
-            control.ask_for(out);
-            return out.raise_eventq || out.raise_priq || out.raise_gerror;
-        }
-        pulse(out.raise_eventq, wired_interrupt::eventq);
-        pulse(out.raise_priq, wired_interrupt::priq);
-        pulse(out.raise_gerror, wired_interrupt::gerror);
-        if constexpr (F.msi) return send_messages(out);
-        return false;
-    }
-    /// To doorbells. One that nobody takes is an error, which has an interrupt
-    /// of its own; true = it is to be looked at.
-    [[nodiscard]] bool send_messages(const effects& out) noexcept {
-        interrupts.fetch_add(out.messages_written, std::memory_order_relaxed);
-        effects failed;
-        for (std::size_t i = 0; i < out.messages.size(); ++i) {
-            const interrupt_message& message = out.messages[i];
-            const auto line = static_cast<wired_interrupt>(i);
-            if (!message || injection.drops(line)) continue;
-            interrupts.fetch_add(1, std::memory_order_relaxed);
-            if (!sink->signal_msi(Options::message_requester, pa{message.address}, message.data)) {
-                failed.raise_gerror =
-                    registers.raise_error(message_abort_of(line)) || failed.raise_gerror;
-            }
-        }
-        control.ask_for(failed);
-        return failed.raise_gerror;
+        return interrupt_delivery<smmu_assembly>{*this}(out);
     }
 
     /// Runs a change under the control lock, waits until every guard that was
