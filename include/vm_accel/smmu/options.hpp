@@ -41,7 +41,7 @@ struct default_smmu_options {
     static constexpr std::size_t ports = 256;
     /// Decoded configurations kept; streams beyond it work uncached.
     static constexpr std::size_t configurations = 512;
-    /// Translation contexts kept, at most 4095; likewise.
+    /// Translation contexts kept, at most 4095; likewise. Stage 2 takes one of its own per VMID.
     static constexpr std::size_t contexts = 512;
     /// Places for configurations per device whose accesses carry SubstreamIDs, a
     /// power of two; SubstreamIDs that share a place work, one of them uncached.
