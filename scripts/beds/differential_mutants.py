@@ -47,7 +47,7 @@ MUTANTS = [
      "const std::uint64_t mask = (std::uint64_t{2} << range) - 1;",
      "const std::uint64_t mask = (std::uint64_t{1} << range) - 1;"),
     ("SSec is not looked at", COMMANDS,
-     "const bool secure = get<spec::command::SSec>(c) != 0;", "const bool secure = false;"),
+     "F.state == security_state::non_secure && get<spec::command::SSec>(c) != 0;", "false;"),
     ("streams of one ASID share entries across VMIDs", RESOLVER,
      "out.identity.tag = {plan.world, plan.vm, asid{0}};",
      "out.identity.tag = {plan.world, vmid{0}, asid{0}};"),
