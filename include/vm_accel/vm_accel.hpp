@@ -85,6 +85,8 @@
 #include <vm_accel/smmu/caches/prefetching_tlb.hpp>
 #include <vm_accel/smmu/caches/replacement.hpp>
 #include <vm_accel/smmu/caches/set_associative.hpp>
+#include <vm_accel/smmu/caches/set_geometry.hpp>
+#include <vm_accel/smmu/caches/shared_entry.hpp>
 #include <vm_accel/smmu/caches/stream_view.hpp>
 #include <vm_accel/smmu/caches/tlb_policy.hpp>
 #include <vm_accel/smmu/caches/two_level.hpp>
@@ -125,6 +127,7 @@
 #include <vm_accel/smmu/host/range_streams.hpp>
 #include <vm_accel/smmu/host/stream_allocator.hpp>
 #include <vm_accel/smmu/host/stream_totals.hpp>
+#include <vm_accel/smmu/interrupt_delivery.hpp>
 #include <vm_accel/smmu/options.hpp>
 #include <vm_accel/smmu/performance_group.hpp>
 #include <vm_accel/smmu/secure_interface.hpp>

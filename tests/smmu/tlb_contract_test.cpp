@@ -339,3 +339,31 @@ TEST_CASE("an entry that is being filled is none, and is left empty if it is inv
     }
     CHECK(called);
 }
+
+TEST_CASE("an entry that had to go elsewhere comes home, and is found quickly then", "[tlb]") {
+    using tlb_type = set_associative<1, 4, ::vm_accel::clock>;
+    tlb_type tlb;
+    const auto found = [&](std::uint64_t page) {
+        const bool quickly =
+            tlb.look_quickly(tlb_type::prepare(context_a, 12), page << 12, page << 12,
+                             tlb_type::asks_for(permissions::user_read))
+                .found;
+        const auto hit = tlb.lookup({(page << 12) + 8, context_a, all_sizes});
+        REQUIRE(hit);
+        CHECK(hit->host == entry_at(page << 12).host);
+        return quickly;
+    };
+    // Both have one home.
+    for (const std::uint64_t page : {4U, 8U})
+        tlb.fill(tlb.begin_fill({page << 12, context_a, 0}), entry_at(page << 12));
+    CHECK_FALSE(found(4));
+    CHECK(found(4));
+    CHECK_FALSE(found(8));
+    for (int i = 0; i < 16; ++i)
+        (void)found(8);
+    CHECK(found(8));
+    CHECK_FALSE(found(4));
+    tlb.invalidate(invalidation_scope::addresses(tag_a, 0x8000, 0x8fff, true));
+    CHECK_FALSE(tlb.lookup({0x8000, context_a, all_sizes}));
+    CHECK(tlb.lookup({0x4000, context_a, all_sizes}));
+}

@@ -3,6 +3,8 @@
 
 #include <vm_accel/smmu/caches/filled_sizes.hpp>
 #include <vm_accel/smmu/caches/replacement.hpp>
+#include <vm_accel/smmu/caches/set_geometry.hpp>
+#include <vm_accel/smmu/caches/shared_entry.hpp>
 #include <vm_accel/smmu/caches/tlb_policy.hpp>
 
 #include <array>
@@ -48,7 +50,7 @@ public:
     private:
         friend set_associative;
         constexpr prepared(std::uint64_t context, unsigned size_log2) noexcept
-            : salt_(home_salt(context, size_log2) ^ size_log2),
+            : salt_(sets::home_salt(context, size_log2) ^ size_log2),
               tag_(translation_contexts::packed(context)),
               shift_(size_log2 - entry_log2) {}
         /// What an entry has as key: its first address, with the page size in the
@@ -97,7 +99,7 @@ public:
         if ((static_cast<std::uint8_t>(word) & asked) != 0) [[unlikely]]
             return {};
         if constexpr (!marks_touched)
-            Replacement::touch(recency_[set_of(by.page(key))], way_of(by.page(key)));
+            Replacement::touch(recency_[sets::set_of(by.page(key))], sets::way_of(by.page(key)));
         return {true, reinterpret_cast<std::byte*>(address + distance), word & address_bits,
                 memory_attributes::unpacked(word >> attributes_shift)};
     }
@@ -123,60 +125,44 @@ public:
         sizes_.note(filled); // before the epoch is looked at
         const prepared by = prepare(filled.context, filled.size_log2);
         const std::uint64_t key = by.key(filled.base);
-        const std::size_t set = set_of(by.page(key));
+        const std::size_t set = sets::set_of(by.page(key));
         const unsigned way = choose_way(set, key, by);
         entry& e = entries_[set * stride + way];
-        std::uint64_t before = e.state.load(std::memory_order_relaxed);
-        const std::uint64_t version = before & ~tags;
-        if (is_busy(before) || !e.state.compare_exchange_strong(before, filling | version,
-                                                                std::memory_order_seq_cst)) {
-            return;
-        }
-        if (epoch_.load(std::memory_order_seq_cst) == ticket.epoch) {
-            write(set, way, key, filled);
-            before = (version + next_version) | by.tag_;
-        }
-        // An invalidation may have asked for an empty entry meanwhile.
-        std::uint64_t expected = filling | version;
-        if (!e.state.compare_exchange_strong(expected, before, std::memory_order_seq_cst)) {
-            e.state.store(version + next_version, std::memory_order_seq_cst);
-        }
+        std::uint64_t before = 0;
+        if (!e.take(before)) return;
+        const bool valid = epoch_.load(std::memory_order_seq_cst) == ticket.epoch;
+        if (valid) write(set, way, key, filled);
+        e.give(before, valid ? by.tag_ : before & tags);
     }
 
     void invalidate(const invalidation_scope& scope) noexcept {
+        invalidating_.store(true, std::memory_order_relaxed);
         epoch_.fetch_add(1, std::memory_order_seq_cst);
+        remove_all(scope);
+        invalidating_.store(false, std::memory_order_release);
+    }
+
+private:
+    void remove_all(const invalidation_scope& scope) noexcept {
         const std::uint64_t sizes = sizes_.sizes();
         const auto [first, final] = sizes_.of(scope);
-        if (!scope.by_address() || visits(first, final, sizes) >= Sets) {
+        if (!scope.by_address() || sets::visits(first, final, sizes) >= Sets) {
             for (std::size_t set = 0; set < Sets; ++set)
                 remove_covered(set, scope);
             return;
         }
         for (std::uint64_t rest = sizes; rest != 0; rest &= rest - 1) {
             const auto size_log2 = static_cast<unsigned>(std::countr_zero(rest));
-            const std::uint64_t last = row_of(final, size_log2);
-            for (std::uint64_t row = row_of(first, size_log2);; ++row) {
+            const std::uint64_t last = sets::row_of(final, size_log2);
+            for (std::uint64_t row = sets::row_of(first, size_log2);; ++row) {
                 remove_covered(row & (Sets - 1), scope);
                 if (row == last) break;
             }
         }
     }
 
-private:
-    /// An entry: what look-ups read of it.
-    struct alignas(32) entry {
-        std::atomic<std::uint64_t> state{0};    ///< version, tag
-        std::atomic<std::uint64_t> key{0};      ///< see prepared
-        std::atomic<std::uint64_t> distance{0}; ///< from an input address to its host address
-        std::atomic<std::uint64_t> output{0};   ///< attributes, output, refusals
-    };
-
-    // Of a state. In the lower half, tags are above these: no entry, being
-    // filled, being filled for nothing.
-    static constexpr std::uint64_t tags = 0xffff'ffff;
-    static constexpr std::uint64_t next_version = tags + 1;
-    static constexpr std::uint64_t filling = 1;
-    static constexpr std::uint64_t filling_in_vain = 2;
+    using entry = shared_entry;
+    static constexpr std::uint64_t tags = entry::tags;
     static constexpr unsigned entry_log2 = 5;
     static_assert(sizeof(entry) == 1U << entry_log2);
     // Of an output word. A set bit among the lowest is a reason to look closer:
@@ -188,48 +174,51 @@ private:
     /// Whether hits need not tell the policy again and again.
     static constexpr bool marks_touched = remembers_touches<Replacement>;
 
-    static constexpr std::size_t stride = std::bit_ceil(Ways); ///< entries from set to set
-    static constexpr std::uint64_t home_ways = std::bit_floor(Ways) - 1;
-    // Pages in a row share a set where each can have a home of its own.
-    static constexpr bool rows = std::has_single_bit(Ways);
-    static constexpr unsigned set_shift = rows ? std::countr_one(home_ways) : 0;
-    static constexpr unsigned way_shift = rows ? 0 : std::countr_zero(Sets);
+    using sets = set_geometry<Sets, Ways>;
+    static constexpr std::size_t stride = sets::stride;
     static constexpr std::size_t nowhere = ~std::size_t{0};
 
-    [[nodiscard]] static constexpr bool is_empty(std::uint64_t state) noexcept {
-        return (state & tags) == 0;
-    }
-    [[nodiscard]] static constexpr bool is_busy(std::uint64_t state) noexcept {
-        return (state & tags) == filling || (state & tags) == filling_in_vain;
+    /// Brings an entry home, and what was there to its place, if anybody has used
+    /// that; if not it goes. Not while an invalidation may have passed one of the two and not the
+    /// other; one that begins later finds both busy, or where they are then.
+    void bring_home(std::size_t home, std::size_t from) noexcept {
+        const std::uint64_t epoch = epoch_.load(std::memory_order_seq_cst);
+        if (invalidating_.load(std::memory_order_acquire)) return;
+        entry& a = entries_[home];
+        entry& b = entries_[from];
+        std::uint64_t was_a = 0, was_b = 0;
+        if (!a.take(was_a)) return;
+        if (!b.take(was_b)) return a.give(was_a, was_a & tags);
+        const bool valid = epoch_.load(std::memory_order_seq_cst) == epoch;
+        const bool used =
+            Replacement::is_touched(recency_[home / stride], static_cast<unsigned>(home % stride));
+        if (valid) {
+            const auto swap = [](std::atomic<std::uint64_t>& x, std::atomic<std::uint64_t>& y) {
+                const std::uint64_t kept = x.load(std::memory_order_relaxed);
+                x.store(y.load(std::memory_order_relaxed), std::memory_order_release);
+                y.store(kept, std::memory_order_release);
+            };
+            swap(a.key, b.key);
+            swap(a.distance, b.distance);
+            swap(a.output, b.output);
+            swap(owners_[home], owners_[from]);
+            touch(home);
+        }
+        a.give(was_a, (valid ? was_b : was_a) & tags);
+        b.give(was_b, valid ? used ? was_a & tags : 0 : was_b & tags);
     }
 
-    /// Pages of one row are in one set.
-    [[nodiscard]] static constexpr std::uint64_t row_of(std::uint64_t address,
-                                                        unsigned size_log2) noexcept {
-        return address >> size_log2 >> set_shift;
-    }
-    [[nodiscard]] static constexpr std::size_t set_of(std::uint64_t page) noexcept {
-        return page >> set_shift & (Sets - 1);
-    }
-    [[nodiscard]] static constexpr unsigned way_of(std::uint64_t page) noexcept {
-        return static_cast<unsigned>(page >> way_shift & home_ways);
-    }
     [[nodiscard]] static constexpr std::size_t home_of(std::uint64_t key,
                                                        const prepared& by) noexcept {
-        if constexpr (rows) return (key >> by.shift_ & (capacity - 1) << entry_log2) >> entry_log2;
-        return set_of(by.page(key)) * stride + way_of(by.page(key));
+        if constexpr (sets::rows)
+            return (key >> by.shift_ & (capacity - 1) << entry_log2) >> entry_log2;
+        return sets::set_of(by.page(key)) * stride + sets::way_of(by.page(key));
     }
-    /// Contexts that use the same pages have different home ways.
-    [[nodiscard]] static constexpr std::uint64_t home_salt(std::uint64_t context,
-                                                           unsigned size_log2) noexcept {
-        const unsigned shift = size_log2 + way_shift;
-        return shift < 64 ? (context_index(context) & home_ways) << shift : 0;
-    }
-
     /// An entry that was found, and its state at the time.
     struct place {
         std::size_t index = nowhere;
         std::uint64_t state = 0;
+        std::size_t home = index;
     };
     [[nodiscard]] bool is_at(std::size_t index, std::uint64_t state, std::uint64_t key,
                              const prepared& by) const noexcept {
@@ -245,7 +234,7 @@ private:
             const std::size_t index = home_of(key, by);
             const std::uint64_t state = entries_[index].state.load(std::memory_order_acquire);
             if (is_at(index, state, key, by)) [[likely]]
-                return {index, state};
+                return {index, state, index};
         }
         return {};
     }
@@ -256,7 +245,7 @@ private:
         for (; sizes != 0; sizes &= sizes - 1) {
             const prepared by = prepare(context, static_cast<unsigned>(std::countr_zero(sizes)));
             const std::uint64_t key = by.key_around(address);
-            const std::size_t first = set_of(by.page(key)) * stride;
+            const std::size_t first = sets::set_of(by.page(key)) * stride;
             unsigned matches = 0;
             for (unsigned w = 0; w < Ways; ++w) {
                 const bool same = entries_[first + w].key.load(std::memory_order_relaxed) == key;
@@ -265,7 +254,7 @@ private:
             for (; matches != 0; matches &= matches - 1) {
                 const std::size_t index = first + static_cast<unsigned>(std::countr_zero(matches));
                 const std::uint64_t state = entries_[index].state.load(std::memory_order_acquire);
-                if (is_at(index, state, key, by)) return {index, state};
+                if (is_at(index, state, key, by)) return {index, state, home_of(key, by)};
             }
         }
         return {};
@@ -278,6 +267,12 @@ private:
         if (entries_[at.index].state.load(std::memory_order_relaxed) != at.state)
             return std::nullopt;
         touch(at.index);
+        // Not each time: where two want one home, they would change places forever. And
+        // not where the order of hits is kept by way.
+        if constexpr (marks_touched) {
+            if (at.index != at.home && (at_large_.fetch_add(1, std::memory_order_relaxed) & 7) == 7)
+                bring_home(at.home, at.index);
+        }
         return held;
     }
     void touch(std::size_t index) noexcept {
@@ -288,18 +283,6 @@ private:
             if ((word.load(std::memory_order_relaxed) & untouched) != 0)
                 word.fetch_and(~std::uint64_t{untouched}, std::memory_order_relaxed);
         }
-    }
-
-    /// How many sets the pages of [first, last] are in, cut off at Sets.
-    [[nodiscard]] static std::uint64_t visits(std::uint64_t first, std::uint64_t last,
-                                              std::uint64_t sizes) noexcept {
-        std::uint64_t total = 0;
-        for (; sizes != 0 && total < Sets; sizes &= sizes - 1) {
-            const auto size_log2 = static_cast<unsigned>(std::countr_zero(sizes));
-            const std::uint64_t more = row_of(last, size_log2) - row_of(first, size_log2);
-            total = more >= Sets ? Sets : total + more + 1;
-        }
-        return total;
     }
 
     [[nodiscard]] unsigned choose_way(std::size_t set, std::uint64_t key,
@@ -315,10 +298,14 @@ private:
                            index_shift ==
                        0;
         };
+        // Empty, or of an earlier generation of the context: never hit again.
         const auto is_free = [&](unsigned w) noexcept {
-            return is_empty(ways[w].state.load(std::memory_order_relaxed));
+            const std::uint64_t state = ways[w].state.load(std::memory_order_relaxed);
+            const auto tag = static_cast<std::uint32_t>(state);
+            return entry::is_empty(state) ||
+                   (tag != by.tag_ && (tag ^ by.tag_) >> index_shift == 0);
         };
-        const unsigned home = way_of(by.page(key));
+        const unsigned home = sets::way_of(by.page(key));
         if (is_same(home)) return home;
         unsigned free = is_free(home) ? home : unsigned{Ways};
         for (unsigned w = 0; w < Ways; ++w) {
@@ -369,8 +356,8 @@ private:
         held.set_owner(owners_[index].load(order));
         held.context = translation_contexts::unpacked(static_cast<std::uint32_t>(state));
         held.size_log2 = static_cast<std::uint8_t>(key & 0x3f);
-        held.base = (key ^ home_salt(held.context, held.size_log2)) >> held.size_log2
-                                                                           << held.size_log2;
+        held.base = (key ^ sets::home_salt(held.context, held.size_log2)) >> held.size_log2
+                                                                                 << held.size_log2;
         if ((output & not_memory) == 0) {
             held.host =
                 reinterpret_cast<std::byte*>(held.base + entries_[index].distance.load(order));
@@ -389,10 +376,10 @@ private:
     void remove_if_covered(std::size_t index, const invalidation_scope& scope) noexcept {
         std::atomic<std::uint64_t>& word = entries_[index].state;
         std::uint64_t state = word.load(std::memory_order_seq_cst);
-        while (!is_empty(state) && (state & tags) != filling_in_vain) {
+        while (!entry::is_empty(state) && (state & tags) != entry::filling_in_vain) {
             std::uint64_t then = state & ~tags;
-            if (is_busy(state)) {
-                then |= filling_in_vain; // its filler leaves it empty
+            if (entry::is_busy(state)) {
+                then |= entry::filling_in_vain; // its filler leaves it empty
             } else if (!held_in(index, state).covered_by(scope)) {
                 std::atomic_thread_fence(std::memory_order_acquire);
                 const std::uint64_t now = word.load(std::memory_order_seq_cst);
@@ -410,6 +397,8 @@ private:
     [[no_unique_address]] replacement_of<Replacement> replacement_{};
     alignas(64) std::atomic<std::uint64_t> epoch_{0};
     filled_sizes sizes_;
+    std::atomic<bool> invalidating_{false};
+    alignas(64) std::atomic<std::uint32_t> at_large_{0}; ///< hits of entries that are not at home
 };
 
 static_assert(quick_tlb_policy<set_associative<16, 4>>);
