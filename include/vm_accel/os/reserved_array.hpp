@@ -1,6 +1,7 @@
 /// A large array of which only the pages that are used cost memory.
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdlib>
 
@@ -31,22 +32,22 @@ public:
     /// called again, which forgets the elements of before.
     [[nodiscard]] bool reserve(std::size_t count) noexcept {
         release();
-        if (count == 0 || count > ~std::size_t{0} / sizeof(T)) return false;
+        if (count == 0 || count > ~std::size_t{0} / element_bytes) return false;
 #if defined(__unix__) || defined(__APPLE__)
         int flags = MAP_PRIVATE | MAP_ANON;
 #if defined(MAP_NORESERVE)
         flags |= MAP_NORESERVE;
 #endif
         void* const mapped =
-            ::mmap(nullptr, count * sizeof(T), PROT_READ | PROT_WRITE, flags, -1, 0);
+            ::mmap(nullptr, count * element_bytes, PROT_READ | PROT_WRITE, flags, -1, 0);
         if (mapped == MAP_FAILED) return false;
 #if defined(MADV_NOHUGEPAGE)
         // Refused where there are no huge pages to begin with.
-        (void)::madvise(mapped, count * sizeof(T), MADV_NOHUGEPAGE);
+        (void)::madvise(mapped, count * element_bytes, MADV_NOHUGEPAGE);
 #endif
         data_ = static_cast<T*>(mapped);
 #else
-        data_ = static_cast<T*>(std::calloc(count, sizeof(T)));
+        data_ = static_cast<T*>(std::calloc(count, element_bytes));
         if (data_ == nullptr) return false;
 #endif
         size_ = count;
@@ -60,10 +61,11 @@ public:
     [[nodiscard]] const T& operator[](std::size_t i) const noexcept { return data_[i]; }
 
 private:
+    static constexpr std::size_t element_bytes = sizeof(std::array<T, 1>); ///< T may be a pointer
     void release() noexcept {
         if (data_ == nullptr) return;
 #if defined(__unix__) || defined(__APPLE__)
-        (void)::munmap(data_, size_ * sizeof(T));
+        (void)::munmap(static_cast<void*>(data_), size_ * element_bytes);
 #else
         std::free(data_);
 #endif

@@ -164,7 +164,7 @@ public:
         if (!id) return fail(id);
         const std::lock_guard lock{mutex_};
         const std::uint64_t start = raw(*id);
-        const std::uint64_t needed = (count + 7) / 8 * 8;
+        const std::uint64_t needed = (std::uint64_t{count} + 7) / 8 * 8;
         for (std::uint64_t at = start; at + needed <= start + 256; at += 8) {
             if (first_held(at, needed) != needed) continue;
             set(at, count, true);
