@@ -17,7 +17,7 @@ BUILD = ROOT / "build" / "bench"
 PROGRAMS = ["translate", "threads", "misses", "invalidation", "commands", "copies", "policies",
             "memory"]
 OTHERS = ["numa_prefault", "object_pool"]
-FULL = {"repetitions": 9, "seconds": 0.05}
+FULL = {"repetitions": 7, "seconds": 0.03}
 QUICK = {"repetitions": 3, "seconds": 0.004}
 
 
