@@ -66,7 +66,8 @@ public:
             if (hit) [[likely]]
                 return *hit;
             // Piece by piece: a hit then needs no transaction in memory.
-            return port_->translate_slowly(address, length, kind, packed(attributes));
+            return port_->translate_slowly(address, length, kind,
+                                           std::bit_cast<std::uint64_t>(attributes));
         }
         /// To be called after writing through a span: marks pages dirty where the
         /// guest memory tracks that.
@@ -116,7 +117,8 @@ public:
                 advance(address, out, n);
             }
         }
-        return read_slowly(address, out.data(), out.size(), packed(attributes));
+        return read_slowly(address, out.data(), out.size(),
+                           std::bit_cast<std::uint64_t>(attributes));
     }
 
     /// Copies `in` into the device's address space. An aligned 4-byte write that
@@ -137,7 +139,8 @@ public:
                 advance(address, in, n);
             }
         }
-        return write_slowly(address, in.data(), in.size(), packed(attributes));
+        return write_slowly(address, in.data(), in.size(),
+                            std::bit_cast<std::uint64_t>(attributes));
     }
 
     /// The same, never waiting: says how far it came, and what stopped it.
@@ -229,9 +232,6 @@ private:
         dma_port& port_;
     };
 
-    [[nodiscard]] static std::uint64_t packed(access_attributes attributes) noexcept {
-        return std::bit_cast<std::uint64_t>(attributes);
-    }
     /// Neither empty nor past the end of the address space.
     [[nodiscard]] static bool is_sound(const transaction& asked) noexcept {
         return asked.length != 0 && asked.length - 1 <= ~raw(asked.address);
@@ -305,16 +305,19 @@ private:
                                                 access_attributes attributes,
                                                 Stop&& stop) noexcept {
         guard held{*this};
+        std::optional<outcome> next; // looked up while the processor copies
         while (!out.empty()) {
-            const outcome o = held.translate(address, out.size(), access::read, attributes);
+            const outcome o = next ? *std::exchange(next, {})
+                                   : held.translate(address, out.size(), access::read, attributes);
             if (!o.is_span()) {
                 if (!F.quiet_termination || !o.is_ignored()) return stop(o);
                 ignore(address, out);
                 continue;
             }
             const auto n = static_cast<std::size_t>(o.length());
-            copy_from_guest(out.data(), o.host(), n);
-            advance(address, out, n);
+            const auto to = advance(address, out, n);
+            if (!out.empty()) next = held.quickly(address, out.size(), access::read, attributes);
+            copy_from_guest(to.data(), o.host(), n);
         }
         return true;
     }
@@ -323,17 +326,20 @@ private:
                                                 access_attributes attributes,
                                                 Stop&& stop) noexcept {
         guard held{*this};
+        std::optional<outcome> next; // looked up while the processor copies
         while (!in.empty()) {
-            const outcome o = held.translate(address, in.size(), access::write, attributes);
+            const outcome o = next ? *std::exchange(next, {})
+                                   : held.translate(address, in.size(), access::write, attributes);
             if (!o.is_span()) {
                 if (!F.quiet_termination || !o.is_ignored()) return stop(o);
                 ignore(address, in);
                 continue;
             }
             const auto n = static_cast<std::size_t>(o.length());
-            copy_to_guest(o.host(), in.data(), n);
+            const auto from = advance(address, in, n);
+            if (!in.empty()) next = held.quickly(address, in.size(), access::write, attributes);
+            copy_to_guest(o.host(), from.data(), n);
             note_write(o);
-            advance(address, in, n);
         }
         return true;
     }
@@ -344,16 +350,15 @@ private:
         };
     }
     template <class Byte>
-    static void advance(iova& address, std::span<Byte>& left, std::size_t n) noexcept {
-        left = left.subspan(n);
+    static std::span<Byte> advance(iova& address, std::span<Byte>& left, std::size_t n) noexcept {
         address = offset_by(address, n);
+        return std::exchange(left, left.subspan(n)).first(n);
     }
     /// An access that is over without a trace: it reads as zero up to the end of
     /// its page.
     static void ignore(iova& address, std::span<std::byte>& out) noexcept {
-        const std::size_t n = in_page(address, out.size());
-        std::memset(out.data(), 0, n);
-        advance(address, out, n);
+        const auto over = advance(address, out, in_page(address, out.size()));
+        std::memset(over.data(), 0, over.size());
     }
     static void ignore(iova& address, std::span<const std::byte>& in) noexcept {
         advance(address, in, in_page(address, in.size()));
