@@ -252,6 +252,29 @@ TEST_CASE("TLB: one part's contexts cannot evict another's entries", "[tlb][part
     CHECK(evicted());
 }
 
+TEST_CASE("TLB: devices that use the same addresses have room beside each other",
+          "[tlb][set_associative]") {
+    tlb_model<set_associative<128, 8>> tlb;
+    for (std::uint64_t n = 0; n < 32; ++n) {
+        for (std::uint64_t p = 0; p < 24; ++p)
+            tlb.put(entry_at(0xffff'0000 + p * page, 12, context_number(n), in_vm(0)));
+    }
+    std::size_t left = 0;
+    for (std::uint64_t n = 0; n < 32; ++n) {
+        for (std::uint64_t p = 0; p < 24; ++p)
+            left += has(tlb, 0xffff'0000 + p * page, context_number(n)) ? 1U : 0U;
+    }
+    CHECK(left == 32 * 24); // of 1,024
+    // An invalidation by address, of any address space, finds them all.
+    tlb.invalidate({.what = invalidation_scope::kind::any_space,
+                    .tag = in_vm(0),
+                    .first = 0xffff'0000,
+                    .last = 0xffff'0fff});
+    for (std::uint64_t n = 0; n < 32; ++n) {
+        CHECK_FALSE(has(tlb, 0xffff'0000, context_number(n)));
+        CHECK(has(tlb, 0xffff'1000, context_number(n)));
+    }
+}
 TEST_CASE("TLB: the contexts of one VMID share its part", "[tlb][partitioned]") {
     tlb_model<partitioned<fully_associative<4>, 2, by_vmid>> tlb;
     for (std::uint64_t n = 0; n < 5; ++n)

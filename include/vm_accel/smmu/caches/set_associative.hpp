@@ -16,11 +16,12 @@
 
 namespace vm_accel::inline v0 {
 
-/// `Sets` x `Ways` entries. The set is chosen by the input address alone, so
-/// that entries of every context for an address are found by looking at one set
-/// per page size. Neighbouring pages share a set, and each has a home way of its
-/// own there, where it is looked for first. Entries go elsewhere when their home
-/// is taken, and are then found by comparing all ways.
+/// `Sets` x `Ways` entries. The set is chosen by the input address and six bits
+/// of the context's index, for devices often use the same addresses: an
+/// invalidation by address looks at one set per page size and per combination of
+/// these bits that was ever filled. Neighbouring pages share a set, and each has
+/// a home way of its own there, where it is looked for first. Entries go
+/// elsewhere when their home is taken, and are then found by comparing all ways.
 ///
 /// What a look-up reads of an entry is half a cache line. Its first word, the
 /// state, has a version in the upper half and the context's tag in the lower.
@@ -33,8 +34,6 @@ namespace vm_accel::inline v0 {
 /// is done nobody can hit there.
 template <std::size_t Sets, std::size_t Ways, replacement_policy Replacement = clock>
 class set_associative {
-    static_assert(std::has_single_bit(Sets), "Sets must be a power of two");
-    static_assert(Ways >= 1 && Ways <= 16, "Ways must be 1 to 16");
     static_assert(can_choose_among<Replacement>(Ways),
                   "this replacement policy cannot choose among so many ways");
 
@@ -50,7 +49,7 @@ public:
     private:
         friend set_associative;
         constexpr prepared(std::uint64_t context, unsigned size_log2) noexcept
-            : salt_(sets::home_salt(context, size_log2) ^ size_log2),
+            : salt_(sets::salt(context, size_log2) ^ size_log2),
               tag_(translation_contexts::packed(context)),
               shift_(size_log2 - entry_log2) {}
         /// What an entry has as key: its first address, with the page size in the
@@ -123,6 +122,7 @@ public:
 
     void fill(fill_ticket ticket, const tlb_entry& filled) noexcept {
         sizes_.note(filled); // before the epoch is looked at
+        salts_.note(filled.context);
         const prepared by = prepare(filled.context, filled.size_log2);
         const std::uint64_t key = by.key(filled.base);
         const std::size_t set = sets::set_of(by.page(key));
@@ -146,18 +146,12 @@ private:
     void remove_all(const invalidation_scope& scope) noexcept {
         const std::uint64_t sizes = sizes_.sizes();
         const auto [first, final] = sizes_.of(scope);
-        if (!scope.by_address() || sets::visits(first, final, sizes) >= Sets) {
+        const auto look = [&](std::size_t set) noexcept { remove_covered(set, scope); };
+        if (scope.by_address()) {
+            sets::visit_sets(first, final, sizes, salts_.bits(), look);
+        } else {
             for (std::size_t set = 0; set < Sets; ++set)
-                remove_covered(set, scope);
-            return;
-        }
-        for (std::uint64_t rest = sizes; rest != 0; rest &= rest - 1) {
-            const auto size_log2 = static_cast<unsigned>(std::countr_zero(rest));
-            const std::uint64_t last = sets::row_of(final, size_log2);
-            for (std::uint64_t row = sets::row_of(first, size_log2);; ++row) {
-                remove_covered(row & (Sets - 1), scope);
-                if (row == last) break;
-            }
+                look(set);
         }
     }
 
@@ -356,8 +350,8 @@ private:
         held.set_owner(owners_[index].load(order));
         held.context = translation_contexts::unpacked(static_cast<std::uint32_t>(state));
         held.size_log2 = static_cast<std::uint8_t>(key & 0x3f);
-        held.base = (key ^ sets::home_salt(held.context, held.size_log2)) >> held.size_log2
-                                                                                 << held.size_log2;
+        held.base = (key ^ sets::salt(held.context, held.size_log2)) >> held.size_log2
+                                                                            << held.size_log2;
         if ((output & not_memory) == 0) {
             held.host =
                 reinterpret_cast<std::byte*>(held.base + entries_[index].distance.load(order));
@@ -380,7 +374,9 @@ private:
             std::uint64_t then = state & ~tags;
             if (entry::is_busy(state)) {
                 then |= entry::filling_in_vain; // its filler leaves it empty
-            } else if (!held_in(index, state).covered_by(scope)) {
+            } else if (!tlb_entry::may_be_in(scope,
+                                             owners_[index].load(std::memory_order_relaxed)) ||
+                       !held_in(index, state).covered_by(scope)) {
                 std::atomic_thread_fence(std::memory_order_acquire);
                 const std::uint64_t now = word.load(std::memory_order_seq_cst);
                 if (now == state) return;
@@ -397,6 +393,7 @@ private:
     [[no_unique_address]] replacement_of<Replacement> replacement_{};
     alignas(64) std::atomic<std::uint64_t> epoch_{0};
     filled_sizes sizes_;
+    typename sets::used_salts salts_;
     std::atomic<bool> invalidating_{false};
     alignas(64) std::atomic<std::uint32_t> at_large_{0}; ///< hits of entries that are not at home
 };

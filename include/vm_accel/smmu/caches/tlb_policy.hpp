@@ -85,6 +85,18 @@ struct tlb_entry {
         guest_size_log2 = static_cast<std::uint8_t>(bits >> 40 & 0x7f);
         global = (bits >> 48 & 1) != 0;
     }
+    /// False = an entry with these owner_bits() is not covered, whatever its address.
+    [[nodiscard]] static constexpr bool may_be_in(const invalidation_scope& scope,
+                                                  std::uint64_t bits) noexcept {
+        if (!scope.by_address()) return true;
+        tlb_entry wanted;
+        wanted.tag = scope.tag;
+        const std::uint64_t differs = bits ^ wanted.owner_bits();
+        if ((differs & 0xff'ffff'0000) != 0) return false; // world, VMID
+        const bool is_global = (bits >> 48 & 1) != 0;
+        return scope.what == invalidation_scope::kind::any_space || (differs & 0xffff) == 0 ||
+               is_global;
+    }
     [[nodiscard]] constexpr bool covered_by(const invalidation_scope& scope) const noexcept {
         const std::uint64_t size = guest_size_log2 >= 64 ? 0 : std::uint64_t{1} << guest_size_log2;
         return scope.covers(tag, global, context_index(context), guest_base(), size);
