@@ -3,6 +3,7 @@ it is, the line with the defect."""
 
 COMMANDS = "smmu/control/command_decoder.hpp"
 TLB = "smmu/caches/set_associative.hpp"
+GEOMETRY = "smmu/caches/set_geometry.hpp"
 SCOPE = "smmu/vocabulary/invalidation.hpp"
 TRANSLATOR = "smmu/translation/translator.hpp"
 RESOLVER = "smmu/translation/stream_resolver.hpp"
@@ -17,7 +18,7 @@ SHAPES = "smmu/translation/table_shapes.hpp"
 
 MUTANTS = [
     # Caches and commands.
-    ("TLBI by address looks at 4 KiB entries only", TLB,
+    ("TLBI by address looks at 4 KiB entries only", GEOMETRY,
      "for (std::uint64_t rest = sizes; rest != 0;",
      "for (std::uint64_t rest = sizes & 0x1000; rest != 0;"),
     ("a hit ignores the context", TLB,

@@ -17,7 +17,11 @@ namespace reg = vm_accel::spec::reg;
 namespace {
 
 struct with_messages : default_smmu_options {
-    static constexpr smmu_features features = full_features;
+    static constexpr smmu_features features = [] {
+        smmu_features some = full_features;
+        some.wires_beside_messages = false;
+        return some;
+    }();
 };
 
 } // namespace
