@@ -2,10 +2,15 @@
 #pragma once
 
 #include <vm_accel/affinity/affinity.hpp>
+#include <vm_accel/affinity/cpu_order.hpp>
+#include <vm_accel/affinity/cpu_picker.hpp>
 #include <vm_accel/affinity/fixed_platform.hpp>
 #include <vm_accel/affinity/linux_platform.hpp>
+#include <vm_accel/affinity/pin_reason.hpp>
 #include <vm_accel/affinity/planner.hpp>
 #include <vm_accel/affinity/platform.hpp>
+#include <vm_accel/affinity/vcpu_plan.hpp>
+#include <vm_accel/affinity/vcpu_request.hpp>
 #include <vm_accel/core/address.hpp>
 #include <vm_accel/core/counter.hpp>
 #include <vm_accel/core/detection.hpp>
@@ -57,6 +62,7 @@
 #include <vm_accel/os/descriptor.hpp>
 #include <vm_accel/os/exhaustion.hpp>
 #include <vm_accel/os/file_system.hpp>
+#include <vm_accel/os/isolated_cpus.hpp>
 #include <vm_accel/os/kvm_abi.hpp>
 #include <vm_accel/os/kvm_calls.hpp>
 #include <vm_accel/os/linux_memory.hpp>

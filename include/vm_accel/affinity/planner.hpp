@@ -1,244 +1,291 @@
 /// From a topology and a number of vCPUs to a CPU for each, with the reason.
 ///
-/// Pure: no system call, no state, the same answer for the same question. The
-/// policy decides an order of the CPUs; vCPUs take them one after another and
-/// start again when there are more vCPUs than CPUs.
+/// Pure: no system call, no state, the same answer for the same question. Some
+/// CPUs are left out (excluded, reserved, for I/O); the policy decides an order of
+/// the others; guest cores and sockets take them one after another and start again
+/// when there are more vCPUs than CPUs.
 #pragma once
 
+#include <vm_accel/affinity/cpu_order.hpp>
+#include <vm_accel/affinity/cpu_picker.hpp>
+#include <vm_accel/affinity/pin_reason.hpp>
+#include <vm_accel/affinity/vcpu_plan.hpp>
+#include <vm_accel/affinity/vcpu_request.hpp>
 #include <vm_accel/core/fixed_text.hpp>
 #include <vm_accel/core/result.hpp>
 #include <vm_accel/topology/cpu_topology.hpp>
 
 #include <algorithm>
-#include <array>
 #include <cstddef>
 #include <cstdint>
-#include <string_view>
+#include <utility>
 #include <vector>
 
 namespace vm_accel::inline v0 {
 
-enum class vcpu_policy : std::uint8_t {
-    compact,      ///< near each other: threads of a core, cores of a node, then the next node
-    spread,       ///< far from each other: packages in turn, nodes in turn, cores in turn
-    one_per_core, ///< near each other, but no core twice while another is free
-};
-
-[[nodiscard]] constexpr std::string_view name_of(vcpu_policy policy) noexcept {
-    switch (policy) {
-    case vcpu_policy::compact:
-        return "compact";
-    case vcpu_policy::spread:
-        return "spread";
-    case vcpu_policy::one_per_core:
-        return "one per core";
-    }
-    return "unknown";
-}
-
-struct vcpu_request {
-    unsigned vcpus = 0;
-    vcpu_policy policy = vcpu_policy::compact;
-    unsigned io_cpus = 0; ///< CPUs to leave for the VMM's I/O threads
-};
-
-/// Where one vCPU goes. All numbers are the operating system's.
-struct vcpu_assignment {
-    unsigned vcpu = 0;
-    unsigned cpu = 0;
-    unsigned core = 0;
-    unsigned package = 0;
-    unsigned node = no_index; ///< no_index if the CPU's node is not known
-    bool shared = false;      ///< another vCPU of this plan has the same CPU
-    fixed_text<120> reason{};
-
-    friend bool operator==(const vcpu_assignment&, const vcpu_assignment&) = default;
-};
-
-struct vcpu_plan {
-    vcpu_policy policy = vcpu_policy::compact;
-    std::vector<vcpu_assignment> assignments{}; ///< by vCPU
-    std::vector<unsigned> io_cpus{};            ///< the CPUs left for I/O, ascending
-    unsigned cpus_available = 0;                ///< for vCPUs, so without io_cpus
-    bool described = false;                     ///< planned on a description, not this system
-
-    friend bool operator==(const vcpu_plan&, const vcpu_plan&) = default;
-
-    [[nodiscard]] bool overcommitted() const noexcept {
-        return assignments.size() > cpus_available;
-    }
-};
+/// No hypervisor has more vCPUs in one machine.
+inline constexpr unsigned max_planned_vcpus = 65536;
 
 namespace vcpu_planning {
 
-/// What CPUs are sorted by; the smaller comes first.
-using sort_key = std::array<unsigned, 6>;
-
-/// Where an object stands among its siblings.
-struct ranks {
-    std::vector<unsigned> node_in_package; ///< by node index
-    std::vector<unsigned> core_in_node;    ///< by core index
-};
-
-[[nodiscard]] inline ranks rank_siblings(const cpu_topology& topology) {
-    ranks out;
-    std::vector<unsigned> cores_seen(topology.nodes.size() + 1, 0);
-    std::vector<unsigned> nodes_seen(topology.packages.size() + 1, 0);
-    out.node_in_package.assign(topology.nodes.size() + 1, no_index);
-    for (const cpu_core& core : topology.cores) {
-        const std::size_t node = std::min<std::size_t>(core.node, topology.nodes.size());
-        const std::size_t package = std::min<std::size_t>(core.package, topology.packages.size());
-        out.core_in_node.push_back(cores_seen[node]++);
-        if (out.node_in_package[node] == no_index)
-            out.node_in_package[node] = nodes_seen[package]++;
+/// The guest's shape with every 0 replaced.
+[[nodiscard]] inline guest_topology complete(const cpu_topology& topology,
+                                             const vcpu_request& request,
+                                             const std::vector<unsigned>& usable) {
+    guest_topology guest = request.guest;
+    // How many there must be, when there are so many of the others.
+    const auto needed = [&](unsigned some, unsigned others) {
+        const std::uint64_t product = std::uint64_t{some} * others;
+        return static_cast<unsigned>((request.vcpus + product - 1) / product);
+    };
+    if (guest.sockets == 0)
+        guest.sockets =
+            guest.cores != 0 && guest.threads != 0 ? needed(guest.cores, guest.threads) : 1;
+    if (guest.threads == 0 && guest.cores != 0) guest.threads = needed(guest.sockets, guest.cores);
+    if (guest.threads == 0 && request.policy == vcpu_policy::siblings_together) {
+        std::vector<unsigned> threads(topology.cores.size(), 0);
+        for (const unsigned i : usable)
+            guest.threads = std::max(guest.threads, ++threads[topology.cpus[i].core]);
     }
-    return out;
+    if (guest.threads == 0) guest.threads = 1;
+    if (guest.cores == 0) guest.cores = needed(guest.sockets, guest.threads);
+    return guest;
 }
 
-[[nodiscard]] inline sort_key key_of(const cpu_topology& topology, const ranks& rank,
-                                     unsigned index, vcpu_policy policy) noexcept {
-    const logical_cpu& cpu = topology.cpus[index];
-    const unsigned slow = cpu.kind == cpu_kind::efficiency ? 1 : 0;
-    const std::size_t node = std::min<std::size_t>(cpu.node, topology.nodes.size());
-    switch (policy) {
-    case vcpu_policy::compact:
-        return {slow, cpu.package, cpu.node, cpu.core, cpu.smt_index, index};
-    case vcpu_policy::one_per_core:
-        return {cpu.smt_index, slow, cpu.package, cpu.node, cpu.core, index};
-    case vcpu_policy::spread:
-        return {cpu.smt_index, slow, rank.core_in_node[cpu.core], rank.node_in_package[node],
-                cpu.package,   index};
-    }
-    return {index};
-}
-
-[[nodiscard]] inline std::vector<unsigned> order_of(const cpu_topology& topology,
-                                                    vcpu_policy policy) {
-    const ranks rank = rank_siblings(topology);
-    std::vector<std::pair<sort_key, unsigned>> keyed;
-    for (unsigned i = 0; i < topology.cpus.size(); ++i)
-        keyed.emplace_back(key_of(topology, rank, i, policy), i);
-    std::sort(keyed.begin(), keyed.end());
-    std::vector<unsigned> order;
-    for (const auto& [key, index] : keyed)
-        order.push_back(index);
-    return order;
-}
-
-/// Says why this CPU comes after the one that the vCPU before has.
-[[nodiscard]] inline fixed_text<120> explain(const cpu_topology& topology, vcpu_policy policy,
-                                             const logical_cpu& cpu, const logical_cpu* before) {
-    fixed_text<120> text{name_of(policy)};
-    text.append(": ");
-    if (before == nullptr) {
-        text.append(cpu.kind == cpu_kind::performance ? "the first performance core"
-                                                      : "the first CPU in this order");
-    } else if (before->core == cpu.core) {
-        text.append("thread ").append_number(cpu.smt_index).append(" of the same core");
-    } else if (cpu.kind == cpu_kind::efficiency && before->kind != cpu_kind::efficiency) {
-        text.append("an efficiency core, the faster CPUs being used up");
-    } else if (cpu.smt_index != 0 && policy != vcpu_policy::compact) {
-        text.append("thread ").append_number(cpu.smt_index);
-        text.append(" of a core whose other thread is taken, no core being free");
-    } else if (cpu.package != before->package) {
-        text.append(policy == vcpu_policy::spread
-                        ? "a core of the next package in turn"
-                        : "a core of the next package, the last being full");
-    } else if (cpu.node != before->node) {
-        text.append(policy == vcpu_policy::spread ? "a core of the next node in turn"
-                                                  : "a core of the next node, the last being full");
-    } else {
-        text.append("the next core of the same node");
-    }
-    if (cpu.node != no_index)
-        text.append(", node ").append_number(topology.nodes[cpu.node].os_index);
-    return text;
-}
-
-} // namespace vcpu_planning
-
-/// Plans a CPU for each vCPU. CPUs for I/O are taken first, from the far end of
-/// the compact order, so efficiency cores and last threads serve I/O. More vCPUs
-/// than CPUs is planned: the plan is then overcommitted() and each vCPU on a CPU
-/// that others have says so. Errors: invalid_argument (no vCPU asked for),
-/// not_initialized (a topology without CPUs), out_of_range (I/O takes every CPU).
-[[nodiscard]] inline result<vcpu_plan> plan_vcpus(const cpu_topology& topology,
-                                                  const vcpu_request& request) noexcept {
-    using namespace vcpu_planning;
+/// What is wrong with a question, as far as the numbers tell.
+[[nodiscard]] inline result<> check(const cpu_topology& topology,
+                                    const vcpu_request& request) noexcept {
     if (request.vcpus == 0)
         return fail(errc::invalid_argument, "planning vCPUs: none asked for", "ask for at least 1");
+    const guest_topology& guest = request.guest;
+    if (std::max({request.vcpus, guest.sockets, guest.cores, guest.threads}) > max_planned_vcpus)
+        return fail(errc::out_of_range,
+                    fixed_text<160>{"planning vCPUs: more than "}.append_number(max_planned_vcpus),
+                    "ask for fewer vCPUs, sockets, cores or threads");
+    const std::uint64_t shown = std::uint64_t{guest.sockets} * guest.cores * guest.threads;
+    if (shown != 0 && shown < request.vcpus)
+        return fail(errc::invalid_argument,
+                    fixed_text<160>{"planning vCPUs: the guest's sockets, cores and threads are "}
+                        .append_number(shown)
+                        .append(", the vCPUs ")
+                        .append_number(request.vcpus),
+                    "give the guest more cores, or 0 for as many as it takes");
     if (topology.empty())
         return fail(errc::not_initialized, "planning vCPUs: the topology has no CPU",
                     "load a topology first");
-    if (request.io_cpus >= topology.cpus.size())
-        return fail(errc::out_of_range,
-                    fixed_text<160>{"planning vCPUs: "}
-                        .append_number(request.io_cpus)
-                        .append(" CPUs for I/O leave none of ")
-                        .append_number(topology.cpus.size()),
-                    "leave fewer CPUs for I/O");
+    return {};
+}
+
+inline void note_left_out(const usable_cpus& usable, const vcpu_request& request, unsigned near,
+                          vcpu_plan& plan) {
+    fixed_text<160> text;
+    if (!usable.excluded.empty()) {
+        text.append("excluded by the request: CPUs ");
+        plan.notes.push_back(append_list(text, usable.excluded));
+    }
+    text.clear();
+    if (!usable.left_alone.empty()) {
+        text.append("isolated, so left alone: CPUs ");
+        plan.notes.push_back(append_list(text, usable.left_alone));
+    }
+    if (usable.only_isolated)
+        plan.notes.push_back("every CPU that may be used is isolated, so isolated CPUs are used");
+    text.clear();
+    if (request.near_node != no_index && near == no_index) {
+        text.append("node ").append_number(request.near_node);
+        plan.notes.push_back(text.append(" is not one that this process may use: none is near"));
+    }
+}
+
+inline void note_kinds(const cpu_topology& topology, const std::vector<unsigned>& order,
+                       vcpu_plan& plan) {
+    if (plan.policy != vcpu_policy::performance_first) return;
+    const bool told = std::any_of(order.begin(), order.end(), [&](unsigned i) {
+        return topology.cpus[i].kind != cpu_kind::unknown;
+    });
+    if (!told)
+        plan.notes.push_back("the machine does not tell faster cores from others: one per core");
+}
+
+/// Says what of the guest's shape does not lie on the host's.
+inline void note_shape(unsigned apart, unsigned without_home, vcpu_plan& plan) {
+    fixed_text<160> text;
+    if (apart != 0) {
+        text.append_number(apart).append(apart == 1 ? " guest core has" : " guest cores have");
+        plan.notes.push_back(text.append(" threads on different host cores"));
+    }
+    text.clear();
+    if (without_home != 0) {
+        text.append_number(without_home);
+        text.append(without_home == 1 ? " guest socket fits" : " guest sockets fit");
+        plan.notes.push_back(text.append(" no single node or package"));
+    }
+}
+
+/// Gives CPUs to vCPUs, guest core by guest core, and says why.
+class assigner {
+public:
+    /// The arguments must outlive it. `order`: at least one CPU.
+    assigner(const cpu_topology& topology, const vcpu_request& request, unsigned near,
+             const std::vector<unsigned>& order, vcpu_plan& plan)
+        : topology_(topology),
+          request_(request),
+          near_(near),
+          cpu_count_(order.size()),
+          plan_(plan),
+          picker_(topology, order),
+          first_user_(topology.cpus.size(), no_index) {}
+
+    void assign_all() {
+        const guest_topology& guest = plan_.guest;
+        const std::uint64_t of_a_socket = std::uint64_t{guest.cores} * guest.threads;
+        plan_.assignments.reserve(request_.vcpus);
+        while (next_ < request_.vcpus) {
+            if (guest.sockets > 1 && next_ % of_a_socket == 0)
+                open_socket(static_cast<unsigned>(
+                    std::min<std::uint64_t>(of_a_socket, request_.vcpus - next_)));
+            assign_core(std::min(guest.threads, request_.vcpus - next_));
+        }
+        note_shape(apart_, without_home_, plan_);
+    }
+
+private:
+    /// How many vCPUs of a guest core are to be on one host core.
+    [[nodiscard]] unsigned together(unsigned threads) const noexcept {
+        return request_.policy == vcpu_policy::one_per_core ? 1 : threads;
+    }
+
+    void open_socket(unsigned vcpus) {
+        const unsigned size = together(std::min(plan_.guest.threads, vcpus));
+        const bool whole = request_.policy == vcpu_policy::siblings_together ||
+                           request_.policy == vcpu_policy::one_per_core;
+        home_ = picker_.find_home((vcpus + size - 1) / size, size, whole,
+                                  request_.policy == vcpu_policy::spread);
+        without_home_ += home_.is_anywhere() ? 1u : 0u;
+        socket_opens_ = !home_.is_anywhere();
+    }
+
+    void assign_core(unsigned threads) {
+        const bool whole = request_.policy == vcpu_policy::siblings_together;
+        const logical_cpu* first = nullptr;
+        bool apart = false;
+        for (unsigned left = threads; left != 0; left -= together(threads)) {
+            picker_.take(together(threads), home_, whole, [&](unsigned index) {
+                const logical_cpu& cpu = topology_.cpus[index];
+                if (first == nullptr) first = &cpu;
+                apart = apart || cpu.core != first->core;
+                assign(index, apart && together(threads) > 1 && cpu.core != first->core);
+            });
+        }
+        apart_ += apart ? 1u : 0u;
+    }
+
+    void assign(unsigned index, bool apart) {
+        const logical_cpu& cpu = topology_.cpus[index];
+        vcpu_assignment to;
+        to.vcpu = next_++;
+        to.cpu = cpu.os_index;
+        to.core = topology_.cores[cpu.core].os_index;
+        to.package = topology_.packages[cpu.package].os_index;
+        if (cpu.node != no_index) to.node = topology_.nodes[cpu.node].os_index;
+        if (const unsigned other = first_user_[index]; other != no_index) {
+            to.shared = true;
+            to.reason.append("shares CPU ").append_number(cpu.os_index).append(" with vCPU ");
+            to.reason.append_number(other).append(": ").append_number(request_.vcpus);
+            to.reason.append(" vCPUs on ").append_number(cpu_count_).append(" CPUs");
+            if (!plan_.assignments[other].shared)
+                plan_.assignments[other].reason.append("; shared with later vCPUs");
+            plan_.assignments[other].shared = true;
+        } else {
+            first_user_[index] = to.vcpu;
+            to.reason = explain(topology_, request_, cpu, look(cpu, apart));
+        }
+        plan_.assignments.push_back(to);
+        before_ = &cpu;
+        socket_opens_ = false;
+    }
+
+    [[nodiscard]] pick look(const logical_cpu& cpu, bool apart) const {
+        pick how;
+        how.before = before_;
+        how.core_was_used = picker_.is_used(cpu.core);
+        how.opens_socket = socket_opens_;
+        how.at_home = !home_.is_anywhere();
+        how.apart = apart;
+        how.near = near_;
+        if (before_ == nullptr) return how;
+        if (cpu.kind == cpu_kind::efficiency && before_->kind != cpu_kind::efficiency) {
+            how.faster_left = picker_.has_faster(false);
+            how.faster_cores_left = picker_.has_faster(true);
+        }
+        if (cpu.package != before_->package) {
+            how.last_full = !picker_.has_free({no_index, before_->package});
+        } else if (cpu.node != before_->node) {
+            how.last_full = !picker_.has_free({before_->node, no_index});
+        }
+        return how;
+    }
+
+    const cpu_topology& topology_;
+    const vcpu_request& request_;
+    unsigned near_;
+    std::size_t cpu_count_;
+    vcpu_plan& plan_;
+    cpu_picker picker_;
+    std::vector<unsigned> first_user_; ///< vCPU by CPU index
+    const logical_cpu* before_ = nullptr;
+    home home_{};
+    bool socket_opens_ = false;
+    unsigned next_ = 0;         ///< vCPU
+    unsigned apart_ = 0;        ///< guest cores on several host cores
+    unsigned without_home_ = 0; ///< guest sockets
+};
+
+} // namespace vcpu_planning
+
+/// Plans a CPU for each vCPU. What the topology lacks is never used: offline CPUs
+/// and those outside the process's cpuset and binding are not in it. CPUs for I/O
+/// are taken first, so that vCPUs are never on them. More vCPUs than CPUs is planned:
+/// the plan is then overcommitted() and each vCPU on a CPU that others have says so.
+/// Errors: invalid_argument (no vCPU asked for, or more than the guest's topology
+/// has), not_initialized (a topology without CPUs), unavailable (the request excludes every
+/// CPU), out_of_range (I/O takes every CPU, or a number beyond max_planned_vcpus).
+[[nodiscard]] inline result<vcpu_plan> plan_vcpus(const cpu_topology& topology,
+                                                  const vcpu_request& request) noexcept {
+    using namespace vcpu_planning;
+    if (const result<> sound = check(topology, request); !sound) return fail(sound);
+    usable_cpus usable = find_usable(topology, request);
+    if (usable.cpus.empty())
+        return fail(errc::unavailable, "planning vCPUs: the request excludes every CPU",
+                    "exclude fewer");
+    const unsigned near =
+        request.near_node == no_index ? no_index : topology.find_node(request.near_node);
     vcpu_plan plan;
     plan.policy = request.policy;
     plan.described = !topology.is_this_system();
-    plan.cpus_available = static_cast<unsigned>(topology.cpus.size()) - request.io_cpus;
+    note_left_out(usable, request, near, plan);
 
-    const std::vector<unsigned> compact = order_of(topology, vcpu_policy::compact);
-    std::vector<bool> for_io(topology.cpus.size(), false);
-    for (unsigned i = 0; i < request.io_cpus; ++i) {
-        const unsigned index = compact[compact.size() - 1 - i];
-        for_io[index] = true;
+    const std::size_t before_io = usable.cpus.size();
+    for (const unsigned index : take_for_io(topology, request, near, usable.cpus))
         plan.io_cpus.push_back(topology.cpus[index].os_index);
-    }
     std::sort(plan.io_cpus.begin(), plan.io_cpus.end());
+    if (usable.cpus.empty())
+        return fail(
+            errc::out_of_range,
+            fixed_text<160>{"planning vCPUs: what I/O is to have leaves no CPU of "}.append_number(
+                before_io),
+            "leave fewer CPUs for I/O");
+    plan.cpus_available = static_cast<unsigned>(usable.cpus.size());
+    plan.guest = complete(topology, request, usable.cpus);
 
-    std::vector<unsigned> order = order_of(topology, request.policy);
-    std::erase_if(order, [&](unsigned index) { return for_io[index]; });
-    for (unsigned vcpu = 0; vcpu < request.vcpus; ++vcpu) {
-        const std::size_t at = vcpu % order.size();
-        const logical_cpu& cpu = topology.cpus[order[at]];
-        vcpu_assignment to;
-        to.vcpu = vcpu;
-        to.cpu = cpu.os_index;
-        to.core = topology.cores[cpu.core].os_index;
-        to.package = topology.packages[cpu.package].os_index;
-        if (cpu.node != no_index) to.node = topology.nodes[cpu.node].os_index;
-        to.shared = request.vcpus > order.size() &&
-                    (vcpu >= order.size() || vcpu + order.size() < request.vcpus);
-        if (vcpu >= order.size()) {
-            to.reason.append("shares CPU ").append_number(cpu.os_index).append(" with vCPU ");
-            to.reason.append_number(at).append(": ").append_number(request.vcpus);
-            to.reason.append(" vCPUs on ").append_number(order.size()).append(" CPUs");
-        } else {
-            to.reason = explain(topology, request.policy, cpu,
-                                at == 0 ? nullptr : &topology.cpus[order[at - 1]]);
-            if (to.shared) to.reason.append("; shared with later vCPUs");
-        }
-        plan.assignments.push_back(to);
-    }
+    const ranks rank = rank_siblings(topology, usable.cpus);
+    std::vector<unsigned> order = std::move(usable.cpus);
+    sort_by(order, [&](unsigned index) {
+        return key_of(topology, rank, index, request.policy, near, request.isolated);
+    });
+    note_kinds(topology, order, plan);
+    assigner{topology, request, near, order, plan}.assign_all();
     return plan;
-}
-
-/// Prints one line for each vCPU, and one for what is special about the plan.
-template <class Stream>
-    requires requires(Stream& out, std::string_view text) { out << text; }
-Stream& operator<<(Stream& out, const vcpu_plan& plan) {
-    fixed_text<200> line;
-    for (const vcpu_assignment& to : plan.assignments) {
-        line.clear();
-        line.append("  vCPU ").append_number(to.vcpu).append(" -> CPU ").append_number(to.cpu);
-        line.append(" (").append(to.reason.view()).append(")\n");
-        out << line.view();
-    }
-    line.clear();
-    if (!plan.io_cpus.empty()) line.append("  left for I/O: CPUs");
-    for (const unsigned cpu : plan.io_cpus)
-        line.append(" ").append_number(cpu);
-    if (!plan.io_cpus.empty()) line.append("\n");
-    if (plan.overcommitted()) {
-        line.append("  more vCPUs (").append_number(plan.assignments.size());
-        line.append(") than CPUs (").append_number(plan.cpus_available).append(")\n");
-    }
-    return out << line.view(), out;
 }
 
 } // namespace vm_accel::inline v0

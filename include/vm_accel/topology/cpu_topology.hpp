@@ -45,6 +45,7 @@ struct logical_cpu {
     unsigned node = no_index; ///< index into nodes: the nearest; no_index if none is known
     unsigned smt_index = 0;   ///< 0 for the first thread of its core
     cpu_kind kind = cpu_kind::unknown;
+    bool isolated = false; ///< the system's scheduler puts no thread here by itself
 
     friend bool operator==(const logical_cpu&, const logical_cpu&) = default;
 };

@@ -6,6 +6,7 @@
 #pragma once
 
 #include <vm_accel/core/result.hpp>
+#include <vm_accel/os/isolated_cpus.hpp>
 #include <vm_accel/os/physical_memory.hpp>
 #include <vm_accel/os/threads.hpp>
 #include <vm_accel/topology/cpu_topology.hpp>
@@ -169,6 +170,11 @@ inline void read_distances(hwloc_topology_t handle, cpu_topology& out) {
     if (filled == size * size) out.distances = std::move(distances);
 }
 
+inline void mark_isolated(cpu_topology& out, const os::cpu_set& isolated) noexcept {
+    for (logical_cpu& cpu : out.cpus)
+        cpu.isolated = isolated.contains(cpu.os_index);
+}
+
 [[nodiscard]] inline tl::unexpected<error> no_memory() noexcept {
     return fail(errc::exhausted, "topology: hwloc has no memory to start", "free memory");
 }
@@ -223,6 +229,7 @@ inline void read_distances(hwloc_topology_t handle, cpu_topology& out) {
     read_nodes(handle, topology);
     read_caches(handle, topology);
     read_distances(handle, topology);
+    if (topology.is_this_system()) mark_isolated(topology, os::isolated_cpus());
     if (topology.cpus.empty())
         return fail(errc::unavailable,
                     fixed_text<160>{what}.append(": there is no CPU that this process may use"),
