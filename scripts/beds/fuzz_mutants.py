@@ -5,10 +5,10 @@ TLB = "smmu/caches/set_associative.hpp"
 CONTEXTS = "smmu/caches/context_table.hpp"
 SLOTS = "smmu/caches/configuration_cache.hpp"
 TRANSLATOR = "smmu/translation/translator.hpp"
-FORMAT = "smmu/translation/table_format.hpp"
+WALKS = "smmu/caches/walk_cache.hpp"
 WALK = "smmu/translation/page_walker.hpp"
 MEMORY = "guest/region_map.hpp"
-COMMANDS = "smmu/control/command_decoder.hpp"
+EXECUTOR = "smmu/executor.hpp"
 CONTROL = "smmu/control/control_plane.hpp"
 
 MUTANTS = [
@@ -38,13 +38,13 @@ MUTANTS = [
     ("a nested page is as large as stage 1 says", WALK,
      "r.size_log2 = std::min(stage1.size_log2, stage2.size_log2);",
      "r.size_log2 = stage1.size_log2;", "tables"),
-    ("a stage-1 walk starts without a page", FORMAT,
-     "if (input_bits_ <= page) return 4;", "", "tables"),
+    ("a walk starts at any context's table", WALKS,
+     "e.context.load(std::memory_order_relaxed) == owner.context;", "true;", "tables"),
     ("memory is reached before its region is found", MEMORY,
      "if (run.bytes == 0 || (raw(address) & 7) != 0) [[unlikely]]",
      "if ((raw(address) & 7) != 0) [[unlikely]]", "tables"),
-    ("a range of a TLBI is shifted out of its type", COMMANDS,
-     "if (shift >= 59 || (count << shift) - 1 > ~first) {", "if (false) {", "commands"),
+    ("a prefetch looks at every page that it names", EXECUTOR,
+     "i < std::min(action.pages, most); ++i", "i < action.pages; ++i", "commands"),
     ("a command that is illegal is executed over and over", CONTROL,
      "\n                out |= queue.stop(spec::CERROR_ILL);",
      "\n                out.wake_poll = true;", "commands"),
