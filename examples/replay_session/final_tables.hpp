@@ -23,7 +23,7 @@
 namespace replay {
 
 /// A stream's final configuration.
-struct stream_view {
+struct configured_stream {
     enum class kind { aborts, bypasses, stage1, unknown };
 
     kind what = kind::aborts;
@@ -69,8 +69,8 @@ public:
         return std::uint64_t{1} << std::min<std::uint64_t>(asked, 19);
     }
 
-    [[nodiscard]] stream_view stream(stream_id sid) const {
-        using enum stream_view::kind;
+    [[nodiscard]] configured_stream stream(stream_id sid) const {
+        using enum configured_stream::kind;
         if (spec::CR0::SMMUEN::of(value_of(spec::reg::CR0)) == 0) {
             const bool abort = spec::GBPA::ABORT::of(value_of(spec::reg::GBPA)) != 0;
             return {.what = abort ? aborts : bypasses};
@@ -78,9 +78,9 @@ public:
         const std::optional<std::uint64_t> at = entry_address(raw(sid));
         spec::ste entry;
         if (!at || !load(*at, entry) || get<spec::ste::V>(entry) == 0) return {};
-        stream_view view{.el2 = get<spec::ste::STRW>(entry) ==
-                                static_cast<std::uint64_t>(spec::stream_world::el2),
-                         .privileged = get<spec::ste::PRIVCFG>(entry) == 3};
+        configured_stream view{.el2 = get<spec::ste::STRW>(entry) ==
+                                      static_cast<std::uint64_t>(spec::stream_world::el2),
+                               .privileged = get<spec::ste::PRIVCFG>(entry) == 3};
         switch (spec::ste_config{static_cast<std::uint8_t>(get<spec::ste::Config>(entry))}) {
         case spec::ste_config::bypass:
             view.what = bypasses;
@@ -110,8 +110,8 @@ public:
     }
 
     /// What the tables make of an address; nullopt = they do not map it.
-    [[nodiscard]] std::optional<mapping> find(const stream_view& view, iova address) const {
-        using enum stream_view::kind;
+    [[nodiscard]] std::optional<mapping> find(const configured_stream& view, iova address) const {
+        using enum configured_stream::kind;
         if (view.what == bypasses) return mapping{raw(address), true, true};
         if (view.what != stage1) return std::nullopt;
         address = without_tag(view, address);
@@ -163,13 +163,13 @@ public:
     /// The mappings that a removed translation can have been, smallest first: a
     /// page, or a block where neither the addresses nor a table that is still
     /// there speak against it.
-    [[nodiscard]] std::vector<iova_range> possible_mappings(const stream_view& view,
+    [[nodiscard]] std::vector<iova_range> possible_mappings(const configured_stream& view,
                                                             const translation_line& t) const {
         const auto around = [&](unsigned bits) {
             const std::uint64_t size = std::uint64_t{1} << bits;
             return iova_range{iova{raw(t.address) & ~(size - 1)}, size};
         };
-        if (view.what != stream_view::kind::stage1) return {around(12)};
+        if (view.what != configured_stream::kind::stage1) return {around(12)};
         const iova address = without_tag(view, t.address);
         const table_half half = half_of(view, address);
         if (!reaches(half, address)) return {around(12)};
@@ -195,7 +195,7 @@ public:
     [[nodiscard]] static bool is_upper(iova address) { return (raw(address) >> 55 & 1) != 0; }
     /// The address as the tables see it: where the top byte is ignored, it is
     /// what bit 55 says.
-    [[nodiscard]] static iova without_tag(const stream_view& view, iova address) {
+    [[nodiscard]] static iova without_tag(const configured_stream& view, iova address) {
         constexpr std::uint64_t top = std::uint64_t{0xff} << 56;
         const bool ignored = is_upper(address) ? get<spec::cd::TBI1>(view.context) != 0
                                                : get<spec::cd::TBI0>(view.context) != 0;
@@ -204,7 +204,7 @@ public:
     }
 
     /// Which half an address belongs to, and its tables.
-    [[nodiscard]] static table_half half_of(const stream_view& view, iova address) {
+    [[nodiscard]] static table_half half_of(const configured_stream& view, iova address) {
         const spec::cd& c = view.context;
         table_half half;
         if (!is_upper(address)) {
@@ -287,7 +287,7 @@ private:
         return bits >= 64 ? 0 : address >> bits << bits;
     }
 
-    [[nodiscard]] static bool e0pd(const stream_view& view, bool upper) {
+    [[nodiscard]] static bool e0pd(const configured_stream& view, bool upper) {
         return upper ? get<spec::cd::E0PD1>(view.context) != 0
                      : get<spec::cd::E0PD0>(view.context) != 0;
     }

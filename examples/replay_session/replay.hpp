@@ -75,7 +75,7 @@ public:
     /// not know), exhausted (the device cannot attach a stream).
     [[nodiscard]] result<verdict> run(bool seed_tlb) {
         for (const auto& [sid, view] : streams_) {
-            if (view.what == stream_view::kind::unknown) {
+            if (view.what == configured_stream::kind::unknown) {
                 return fail(errc::unsupported,
                             fixed_text<160>{"stream "}.append_number(sid, 16).append(
                                 " has stage 2, substreams or a table format not known here"),
@@ -105,12 +105,12 @@ public:
     }
 
 private:
-    [[nodiscard]] const stream_view& view_of(const translation_line& t) const {
+    [[nodiscard]] const configured_stream& view_of(const translation_line& t) const {
         return streams_.at(raw(t.stream));
     }
     [[nodiscard]] tagged_space space_of(const translation_line& t) const {
-        const stream_view& view = view_of(t);
-        if (view.what != stream_view::kind::stage1) return {t.stream};
+        const configured_stream& view = view_of(t);
+        if (view.what != configured_stream::kind::stage1) return {t.stream};
         return {t.stream, view.el2, get<spec::cd::ASID>(view.context)};
     }
 
@@ -234,7 +234,7 @@ private:
 
     /// Pages beside the recorded ones, and far from them: what the final tables
     /// do not map and no line translates must fault.
-    void judge_controls(stream_id sid, const stream_view& view) {
+    void judge_controls(stream_id sid, const configured_stream& view) {
         std::set<std::uint64_t> pages{0x1000,
                                       std::uint64_t{1} << 32,
                                       std::uint64_t{1} << 38,
@@ -280,7 +280,7 @@ private:
     std::ostream& log_;
     final_tables tables_;
     recorded_commands commands_;
-    std::map<std::uint32_t, stream_view> streams_;
+    std::map<std::uint32_t, configured_stream> streams_;
     verdict verdict_;
     bool stopped_ = false;
 };

@@ -31,8 +31,8 @@ public:
     /// mapped now. Map large pieces before small ones. False where stage-1 tables
     /// cannot say it (the stream no longer translates, no such permission, an
     /// output that its granule cannot reach).
-    bool map(const stream_view& view, const translation_line& t, std::uint64_t size) {
-        if (view.what != stream_view::kind::stage1 || !t.readable) return false;
+    bool map(const configured_stream& view, const translation_line& t, std::uint64_t size) {
+        if (view.what != configured_stream::kind::stage1 || !t.readable) return false;
         const iova address = final_tables::without_tag(view, t.address);
         const table_half half = final_tables::half_of(view, address);
         if (!final_tables::reaches(half, address)) return false;

@@ -170,7 +170,7 @@ public:
         if (const auto hit = cached_.find({raw(sid), page}); hit != cached_.end()) {
             return wanted(hit->second);
         }
-        const stream_view view = tables_.stream(sid);
+        const configured_stream view = tables_.stream(sid);
         iova walked{page};
         std::optional<mapping> found = tables_.find(view, walked);
         if (!found && habit_ == habit::maps_neighbours) {
@@ -387,7 +387,7 @@ TEST_CASE("seeding leaves the recorded pages as they were") {
     {
         seeded_tables added{memory};
         for (const translation_line& t : session->translations) {
-            const stream_view view = tables.stream(t.stream);
+            const configured_stream view = tables.stream(t.stream);
             if (tables.find(view, t.address)) continue;
             REQUIRE(added.map(view, t, page_bytes));
             REQUIRE(tables.find(view, t.address) == mapping{raw(t.output), t.readable, t.writable});

@@ -29,7 +29,11 @@ struct devices {
         REQUIRE(set.find(stream_id{stream}) == record);
         return *record;
     }
-    void detach(const std::string& name) { set.detach(*set.find(name), configurations); }
+    void detach(const std::string& name) {
+        attachment_record* const record = set.find(name);
+        REQUIRE(record != nullptr);
+        set.detach(*record, configurations);
+    }
     std::vector<std::string> names() const {
         std::vector<std::string> all;
         for (const attachment_info& info : set.list())

@@ -175,7 +175,9 @@ private:
     /// Brings an entry home, and what was there to its place, if anybody has used
     /// that; if not it goes. Not while an invalidation may have passed one of the two and not the
     /// other; one that begins later finds both busy, or where they are then.
-    void bring_home(std::size_t home, std::size_t from) noexcept {
+    void bring_home(std::size_t home, std::size_t from) noexcept
+        requires(marks_touched)
+    {
         const std::uint64_t epoch = epoch_.load(std::memory_order_seq_cst);
         if (invalidating_.load(std::memory_order_acquire)) return;
         entry& a = entries_[home];
