@@ -45,10 +45,13 @@
 #include <vm_accel/manager/diagnostic_report.hpp>
 #include <vm_accel/manager/report_text.hpp>
 #include <vm_accel/manager/setup_sequence.hpp>
+#include <vm_accel/numa/adaptive.hpp>
+#include <vm_accel/numa/bandwidth_optimized.hpp>
 #include <vm_accel/numa/grant.hpp>
 #include <vm_accel/numa/guest_ram_request.hpp>
 #include <vm_accel/numa/load_balanced.hpp>
 #include <vm_accel/numa/local_first.hpp>
+#include <vm_accel/numa/migration.hpp>
 #include <vm_accel/numa/numa_allocator.hpp>
 #include <vm_accel/numa/object_pool.hpp>
 #include <vm_accel/numa/pmr_adapter.hpp>

@@ -1,7 +1,10 @@
 /// The concepts of memory placement: archetypes, one near miss for each
 /// obligation, and what must not be possible.
+#include <vm_accel/numa/adaptive.hpp>
+#include <vm_accel/numa/bandwidth_optimized.hpp>
 #include <vm_accel/numa/load_balanced.hpp>
 #include <vm_accel/numa/local_first.hpp>
+#include <vm_accel/numa/migration.hpp>
 #include <vm_accel/numa/numa_allocator.hpp>
 #include <vm_accel/numa/object_pool.hpp>
 #include <vm_accel/numa/standard_allocator.hpp>
@@ -51,6 +54,53 @@ struct strategy_of_something : strategy {
     explicit strategy_of_something(int);
 };
 static_assert(!numa_strategy<strategy_of_something>);
+
+struct planner {
+    static constexpr std::string_view name = "archetype";
+    result<migration_plan> migrate(const memory_inventory&, const migration_sample&,
+                                   const migration_limits&) const noexcept;
+};
+static_assert(migration_planner<planner>);
+
+struct planner_without_name {
+    result<migration_plan> migrate(const memory_inventory&, const migration_sample&,
+                                   const migration_limits&) const noexcept;
+};
+static_assert(!migration_planner<planner_without_name>);
+
+struct planner_with_state : planner {
+    result<migration_plan> migrate(const memory_inventory&, const migration_sample&,
+                                   const migration_limits&) noexcept; // not const
+};
+static_assert(!migration_planner<planner_with_state>);
+
+struct planner_that_throws : planner {
+    result<migration_plan> migrate(const memory_inventory&, const migration_sample&,
+                                   const migration_limits&) const;
+};
+static_assert(!migration_planner<planner_that_throws>);
+
+struct planner_that_cannot_fail : planner {
+    migration_plan migrate(const memory_inventory&, const migration_sample&,
+                           const migration_limits&) const noexcept;
+};
+static_assert(!migration_planner<planner_that_cannot_fail>);
+
+struct planner_without_limits : planner {
+    result<migration_plan> migrate(const memory_inventory&, const migration_sample&) const noexcept;
+};
+static_assert(!migration_planner<planner_without_limits>);
+
+struct planner_that_spends : planner {
+    result<migration_plan> migrate(memory_inventory&, const migration_sample&,
+                                   const migration_limits&) const noexcept;
+};
+static_assert(!migration_planner<planner_that_spends>);
+
+struct planner_of_something : planner {
+    explicit planner_of_something(int);
+};
+static_assert(!migration_planner<planner_of_something>);
 
 struct memory {
     static constexpr std::string_view name = "archetype";
@@ -172,6 +222,10 @@ static_assert(!std::is_polymorphic_v<numa_allocator<local_first>>);
 static_assert(!std::is_polymorphic_v<object_pool<>>);
 static_assert(sizeof(standard_allocator<int>) == sizeof(void*));
 static_assert(std::is_empty_v<local_first> && std::is_empty_v<load_balanced>);
+static_assert(std::is_empty_v<bandwidth_optimized> && std::is_empty_v<adaptive>);
+// Placing is not migrating: of the strategies one does both.
+static_assert(migration_planner<adaptive> && !migration_planner<local_first>);
+static_assert(!migration_planner<bandwidth_optimized>);
 static_assert(std::is_empty_v<os::native_memory> && std::is_empty_v<os::native_threads>);
 
 // Roles and names, as a manager finds them.

@@ -82,6 +82,8 @@ struct numa_node {
     unsigned os_index = 0;
     std::uint64_t memory_bytes = 0; ///< 0 for a node without memory
     std::vector<unsigned> cpus{};   ///< indices into cpus; empty for a node without CPUs
+    /// MiB/s that the CPUs nearest to it get out of its memory; 0 when unknown.
+    std::uint64_t bandwidth = 0;
 
     friend bool operator==(const numa_node&, const numa_node&) = default;
 };

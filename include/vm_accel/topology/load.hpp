@@ -130,6 +130,19 @@ inline void read_nodes(hwloc_topology_t handle, cpu_topology& out) {
         out.nodes.front().memory_bytes = os::physical_memory_bytes();
 }
 
+/// As firmware (ACPI HMAT), an XML file or a user of hwloc tells it; most machines
+/// do not.
+inline void read_bandwidths(hwloc_topology_t handle, cpu_topology& out) {
+    for (hwloc_obj_t n = nullptr;
+         (n = hwloc_get_next_obj_by_type(handle, HWLOC_OBJ_NUMANODE, n)) != nullptr;) {
+        hwloc_location nearest{};
+        hwloc_uint64_t value = 0;
+        if (hwloc_memattr_get_best_initiator(handle, HWLOC_MEMATTR_ID_BANDWIDTH, n, 0, &nearest,
+                                             &value) == 0)
+            out.nodes[n->logical_index].bandwidth = value;
+    }
+}
+
 inline void read_caches(hwloc_topology_t handle, cpu_topology& out) {
     unsigned level = 0;
     for (const hwloc_obj_type_t type : {HWLOC_OBJ_L1CACHE, HWLOC_OBJ_L2CACHE, HWLOC_OBJ_L3CACHE}) {
@@ -227,6 +240,7 @@ inline void mark_isolated(cpu_topology& out, const os::cpu_set& isolated) noexce
                                                                 : topology_source::described;
     read_packages_and_cores(handle, topology);
     read_nodes(handle, topology);
+    read_bandwidths(handle, topology);
     read_caches(handle, topology);
     read_distances(handle, topology);
     if (topology.is_this_system()) mark_isolated(topology, os::isolated_cpus());
