@@ -25,7 +25,7 @@ struct pick {
     unsigned near = no_index;            ///< the node (index) that the request prefers
 };
 
-[[nodiscard]] inline fixed_text<160> explain(const cpu_topology& topology,
+[[nodiscard]] inline fixed_text<200> explain(const cpu_topology& topology,
                                              const vcpu_request& request, const logical_cpu& cpu,
                                              const pick& how) {
     const logical_cpu* const before = how.before;
@@ -38,7 +38,7 @@ struct pick {
                            : how.last_full ? ", the last being full"
                                            : ", the last having no whole core free");
     };
-    fixed_text<160> text{name_of(request.policy)};
+    fixed_text<200> text{name_of(request.policy)};
     text.append(": ");
     if (before != nullptr && before->core == cpu.core) {
         text.append("thread ").append_number(cpu.smt_index).append(" of the same core");

@@ -17,7 +17,7 @@ struct vcpu_assignment {
     unsigned package = 0;
     unsigned node = no_index; ///< no_index if the CPU's node is not known
     bool shared = false;      ///< another vCPU of this plan has the same CPU
-    fixed_text<160> reason{};
+    fixed_text<200> reason{};
 
     friend bool operator==(const vcpu_assignment&, const vcpu_assignment&) = default;
 };
@@ -43,7 +43,7 @@ struct vcpu_plan {
 template <class Stream>
     requires requires(Stream& out, std::string_view text) { out << text; }
 Stream& operator<<(Stream& out, const vcpu_plan& plan) {
-    fixed_text<240> line;
+    fixed_text<256> line;
     for (const vcpu_assignment& to : plan.assignments) {
         line.clear();
         line.append("  vCPU ").append_number(to.vcpu).append(" -> CPU ").append_number(to.cpu);
