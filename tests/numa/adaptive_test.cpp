@@ -148,6 +148,24 @@ TEST_CASE("adaptive: the gain is the distance saved by all accesses") {
     REQUIRE(moves_of(*plan) == moves{{0, 0, 3, 48}});
     // Three quarters of the accesses go to these bytes; from 21 to 0.75 x 10 + 0.25 x 12.
     CHECK(plan->front().gain == Approx(750 * (21 - 10.5)));
+    // Where nobody counted, one access for each granule of 2 MiB.
+    const std::vector<region_sample> uncounted{region_on({{0, 48}, {3, 16}})};
+    const auto guess =
+        adaptive{}.migrate(room_of(four, {64, 64, 64, 64}), {vcpus, uncounted}, migration_limits{});
+    REQUIRE(guess);
+    REQUIRE(guess->size() == 1);
+    CHECK(guess->front().gain == Approx(24 * (21 - 10.5)));
+}
+
+TEST_CASE("adaptive: nodes without room do not hide those behind them") {
+    const cpu_topology t = make_topology({2, 20, 1, 1, 1u << 30}); // 40 nodes, 20 near each other
+    const std::vector<vcpu_residency> vcpus{{0, {{0, 1}}}};
+    const std::vector<region_sample> regions{region_on({{39, 8}})};
+    std::vector<std::uint64_t> free_mib(40, 0);
+    free_mib[17] = 8;
+    const auto plan = adaptive{}.migrate(room_of(t, free_mib), {vcpus, regions});
+    REQUIRE(plan);
+    CHECK(moves_of(*plan) == moves{{0, 39, 17, 8}});
 }
 
 TEST_CASE("adaptive: a sample of what is not there is refused") {
