@@ -1,8 +1,9 @@
 /// What this host offers a VMM: its topology, a plan for some vCPUs with the
 /// reason for each, and where the kernel puts guest RAM.
 ///
-///     host_report [VCPUS] [compact|spread|one-per-core] [MACHINE]
+///     host_report [VCPUS] [POLICY] [MACHINE]
 ///
+/// POLICY is compact, spread, one-per-core, siblings-together or performance-first.
 /// MACHINE is a synthetic description such as "package:2 numa:2 core:4 pu:2": the
 /// plan is then made for that machine, and no RAM is allocated.
 #include <vm_accel/affinity/affinity.hpp>
@@ -12,9 +13,12 @@
 #include <vm_accel/numa/numa_allocator.hpp>
 #include <vm_accel/topology/load.hpp>
 
+#include <algorithm>
 #include <charconv>
 #include <cstdint>
 #include <iostream>
+#include <optional>
+#include <string>
 #include <string_view>
 
 using namespace vm_accel;
@@ -24,6 +28,18 @@ namespace {
 int give_up(const error& e) {
     std::cerr << "host_report: " << e << '\n';
     return 1;
+}
+
+/// The policy of that name, written with hyphens.
+std::optional<vcpu_policy> policy_called(std::string_view name) {
+    for (const vcpu_policy policy :
+         {vcpu_policy::compact, vcpu_policy::spread, vcpu_policy::one_per_core,
+          vcpu_policy::siblings_together, vcpu_policy::performance_first}) {
+        std::string spelled{name_of(policy)};
+        std::replace(spelled.begin(), spelled.end(), ' ', '-');
+        if (spelled == name) return policy;
+    }
+    return std::nullopt;
 }
 
 /// Topology and plan: the same for a real machine and for a described one.
@@ -57,21 +73,18 @@ int show_memory(const cpu_topology& topology) {
 
 int main(int argc, char** argv) {
     unsigned count = 4;
-    vcpu_policy policy = vcpu_policy::compact;
     const std::string_view number = argc > 1 ? argv[1] : "4";
     const std::string_view wanted = argc > 2 ? argv[2] : "compact";
     if (std::from_chars(number.begin(), number.end(), count).ptr != number.end()) {
-        std::cerr << "usage: host_report [VCPUS] [compact|spread|one-per-core] [MACHINE]\n";
+        std::cerr << "usage: host_report [VCPUS] [POLICY] [MACHINE]\n";
         return 2;
     }
-    if (wanted == "spread") {
-        policy = vcpu_policy::spread;
-    } else if (wanted == "one-per-core") {
-        policy = vcpu_policy::one_per_core;
-    } else if (wanted != "compact") {
+    const std::optional<vcpu_policy> found = policy_called(wanted);
+    if (!found) {
         std::cerr << "host_report: there is no policy \"" << wanted << "\"\n";
         return 2;
     }
+    const vcpu_policy policy = *found;
     if (argc > 3) {
         const result<cpu_topology> described = topology_from_synthetic(argv[3]);
         if (!described) return give_up(described.error());

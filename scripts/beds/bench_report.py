@@ -101,7 +101,8 @@ def sections(results):
             ("Copies of 64 KiB", "copies", ("bytes_per_second",)),
             ("TLB policies", "policies", ("hit_rate",)),
             ("NUMA: giving pages", "numa_prefault", ()),
-            ("NUMA: small objects", "object_pool", ())):
+            ("NUMA: small objects", "object_pool", ()),
+            ("Topology and plans", "topology", ())):
         if program:
             yield title, program_table(rows, program, columns)
         else:

@@ -16,7 +16,7 @@ BUILD = ROOT / "build" / "bench"
 # What the targets are about, the longest first; then the rest of bench/.
 PROGRAMS = ["translate", "threads", "misses", "invalidation", "commands", "copies", "policies",
             "memory"]
-OTHERS = ["numa_prefault", "object_pool"]
+OTHERS = ["numa_prefault", "object_pool", "topology"]
 FULL = {"repetitions": 7, "seconds": 0.03}
 QUICK = {"repetitions": 3, "seconds": 0.004}
 

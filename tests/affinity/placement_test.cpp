@@ -105,6 +105,8 @@ TEST_CASE("vCPUs lie where policy, guest topology and device want them") {
         {xeon, {3, compact, 0, {}, 3, 2}, {12, 28, 13}, {14, 15, 30, 31}},
         {xeon, {3, spread, 0, {}, 2}, {8, 9, 10}, {}},
         {xeon, {8, siblings, 0, {2, 2, 2}, 2}, {8, 24, 9, 25, 10, 26, 11, 27}, {}},
+        // Where distances are not told, the device's package comes first.
+        {"package:2 numa:2 core:1 pu:1", {3, compact, 0, {}, 2}, {2, 3, 0}, {}},
         {ampere, {4, compact}, {0, 1, 2, 3}, {}},
         {ampere, {4, siblings}, {0, 1, 2, 3}, {}},
         {ampere, {4, siblings, 0, {1, 2, 2}}, {0, 1, 2, 3}, {}},

@@ -181,6 +181,45 @@ TEST_CASE("nodes without memory and memory without CPUs") {
     CHECK(t.distance(t.find_node(4), t.find_node(3)) == 28);
 }
 
+TEST_CASE("a machine of clusters: what they share, and which is slow") {
+    const cpu_topology t = from_file("apple_clusters");
+    check_consistent(t);
+    CHECK(t.cores.size() == 8);
+    CHECK(caches_of_level(t, 2) == 2);
+    CHECK(t.caches.back().cpus.size() == 4);
+    for (const logical_cpu& cpu : t.cpus)
+        CHECK(cpu.kind == (cpu.os_index < 4 ? cpu_kind::efficiency : cpu_kind::performance));
+}
+
+TEST_CASE("packages that are split into nodes: one cache spans two of them") {
+    const cpu_topology t = from_file("xeon_snc");
+    check_consistent(t);
+    REQUIRE(t.nodes.size() == 4);
+    CHECK(t.cpu_set_of_node(0).contains(16)); // the second thread of CPU 0's core
+    CHECK(t.distance(0, 1) == 12);
+    CHECK(t.distance(0, 2) == 21);
+    CHECK(t.caches.back().cpus.size() == 16);
+}
+
+TEST_CASE("CPUs that are offline or outside the cgroup's cpuset are not in a topology") {
+    const cpu_topology t = from_file("restricted");
+    check_consistent(t);
+    CHECK(t.cores.size() == 3);
+    for (const unsigned cpu : {3u, 6u, 7u})
+        CHECK(t.find_cpu(cpu) == no_index);
+    CHECK(t.cpus.size() == 5);
+}
+
+TEST_CASE("isolated CPUs are marked by the system's numbers") {
+    cpu_topology t = from_file("hybrid");
+    os::cpu_set isolated;
+    for (const unsigned cpu : {1u, 10u, 4000u})
+        isolated.insert(cpu);
+    topology_reading::mark_isolated(t, isolated);
+    for (const logical_cpu& cpu : t.cpus)
+        CHECK(cpu.isolated == (cpu.os_index == 1 || cpu.os_index == 10));
+}
+
 TEST_CASE("a file and its text are the same topology") {
     std::ifstream file{recorded("four_nodes")};
     std::ostringstream text;

@@ -51,17 +51,15 @@ public:
     }
 
     /// A home for `groups` times `size` vCPUs: of the nodes, else the packages, with a core for
-    /// every group, the one that has been taken least (`in_turn`) or comes first. `whole`: rather
-    /// one with a core that nobody uses for every group. Anywhere if there is none.
-    [[nodiscard]] home find_home(unsigned groups, unsigned size, bool whole, bool in_turn) {
+    /// every group, the one whose first free CPU comes first. `whole`: rather one with a core that
+    /// nobody uses for every group. Anywhere if there is none.
+    [[nodiscard]] home find_home(unsigned groups, unsigned size, bool whole) {
         if (left_ == 0) start_round();
         for (const bool by_core : {true, false}) {
             if (by_core && !whole) continue;
             for (const bool nodes : {true, false}) {
-                const home found = find_home(groups, size, by_core, nodes, in_turn);
-                if (found.is_anywhere()) continue;
-                homes_.push_back(found);
-                return found;
+                const home found = find_home(groups, size, by_core, nodes);
+                if (!found.is_anywhere()) return found;
             }
         }
         return {};
@@ -141,8 +139,7 @@ private:
             ++first_;
     }
 
-    [[nodiscard]] home find_home(unsigned groups, unsigned size, bool by_core, bool nodes,
-                                 bool in_turn) const {
+    [[nodiscard]] home find_home(unsigned groups, unsigned size, bool by_core, bool nodes) const {
         // How many groups each candidate can take, in the order of their first CPU.
         std::vector<std::pair<home, std::size_t>> room;
         std::vector<bool> counted(topology_.cores.size(), false);
@@ -161,26 +158,17 @@ private:
                 ++at->second;
             }
         }
-        home best;
-        std::ptrdiff_t taken_least = 0;
-        for (const auto& [where, fit] : room) {
-            if (fit < groups) continue;
-            const std::ptrdiff_t taken =
-                in_turn ? std::count(homes_.begin(), homes_.end(), where) : 0;
-            if (!best.is_anywhere() && taken >= taken_least) continue;
-            best = where;
-            taken_least = taken;
-        }
-        return best;
+        for (const auto& [where, fit] : room)
+            if (fit >= groups) return where;
+        return {};
     }
 
     const cpu_topology& topology_;
     const std::vector<unsigned>& order_;
     std::vector<bool> free_{};
-    std::vector<bool> used_{};  ///< by core, in this round
-    std::size_t left_ = 0;      ///< free CPUs
-    std::size_t first_ = 0;     ///< of order_; all before are taken
-    std::vector<home> homes_{}; ///< given so far
+    std::vector<bool> used_{}; ///< by core, in this round
+    std::size_t left_ = 0;     ///< free CPUs
+    std::size_t first_ = 0;    ///< of order_; all before are taken
 };
 
 } // namespace vm_accel::inline v0::vcpu_planning

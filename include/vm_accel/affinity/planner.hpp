@@ -89,7 +89,8 @@ inline void note_left_out(const usable_cpus& usable, const vcpu_request& request
         plan.notes.push_back(append_list(text, usable.left_alone));
     }
     if (usable.only_isolated)
-        plan.notes.push_back("every CPU that may be used is isolated, so isolated CPUs are used");
+        plan.notes.emplace_back(
+            "every CPU that may be used is isolated, so isolated CPUs are used");
     text.clear();
     if (request.near_node != no_index && near == no_index) {
         text.append("node ").append_number(request.near_node);
@@ -104,7 +105,7 @@ inline void note_kinds(const cpu_topology& topology, const std::vector<unsigned>
         return topology.cpus[i].kind != cpu_kind::unknown;
     });
     if (!told)
-        plan.notes.push_back("the machine does not tell faster cores from others: one per core");
+        plan.notes.emplace_back("the machine does not tell faster cores from others: one per core");
 }
 
 /// Says what of the guest's shape does not lie on the host's.
@@ -159,8 +160,7 @@ private:
         const unsigned size = together(std::min(plan_.guest.threads, vcpus));
         const bool whole = request_.policy == vcpu_policy::siblings_together ||
                            request_.policy == vcpu_policy::one_per_core;
-        home_ = picker_.find_home((vcpus + size - 1) / size, size, whole,
-                                  request_.policy == vcpu_policy::spread);
+        home_ = picker_.find_home((vcpus + size - 1) / size, size, whole);
         without_home_ += home_.is_anywhere() ? 1u : 0u;
         socket_opens_ = !home_.is_anywhere();
     }
