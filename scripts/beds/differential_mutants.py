@@ -2,7 +2,6 @@
 it is, the line with the defect."""
 
 COMMANDS = "smmu/control/command_decoder.hpp"
-TLB = "smmu/caches/set_associative.hpp"
 GEOMETRY = "smmu/caches/set_geometry.hpp"
 SCOPE = "smmu/vocabulary/invalidation.hpp"
 TRANSLATOR = "smmu/translation/translator.hpp"
@@ -21,9 +20,9 @@ MUTANTS = [
     ("TLBI by address looks at 4 KiB entries only", GEOMETRY,
      "for (std::uint64_t rest = sizes; rest != 0;",
      "for (std::uint64_t rest = sizes & 0x1000; rest != 0;"),
-    ("a hit ignores the context", TLB,
-     "if (static_cast<std::uint32_t>(state) != by.tag_) [[unlikely]]",
-     "if ((state & tags) < 3) [[unlikely]]"),
+    ("contexts share their entries", "smmu/caches/context_table.hpp",
+     "return std::uint64_t{index_} << 32 | (generation & mask_);",
+     "return generation & mask_;"),
     ("TLBI by address misses pages that begin before it", SCOPE,
      "first <= base + (size - 1) &&", "first <= base &&"),
     ("TLBI_NH_VAA does nothing", COMMANDS,
