@@ -47,6 +47,7 @@
 #include <vm_accel/manager/setup_sequence.hpp>
 #include <vm_accel/numa/adaptive.hpp>
 #include <vm_accel/numa/bandwidth_optimized.hpp>
+#include <vm_accel/numa/bandwidth_probe.hpp>
 #include <vm_accel/numa/grant.hpp>
 #include <vm_accel/numa/guest_ram_request.hpp>
 #include <vm_accel/numa/load_balanced.hpp>

@@ -1,4 +1,5 @@
 /// Guest RAM from the kernel of this machine, on as many nodes as it has.
+#include <vm_accel/numa/bandwidth_optimized.hpp>
 #include <vm_accel/numa/load_balanced.hpp>
 #include <vm_accel/numa/local_first.hpp>
 #include <vm_accel/numa/numa_allocator.hpp>
@@ -16,7 +17,7 @@ constexpr std::uint64_t MiB = 1u << 20;
 
 } // namespace
 
-using strategies = std::tuple<local_first, load_balanced>;
+using strategies = std::tuple<local_first, load_balanced, bandwidth_optimized>;
 
 TEMPLATE_LIST_TEST_CASE("guest RAM of this machine is where the kernel says, and that is the plan",
                         "[kernel]", strategies) {

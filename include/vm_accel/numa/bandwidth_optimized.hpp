@@ -21,8 +21,8 @@ namespace vm_accel::inline v0 {
 /// that a part of it is spread as well; each chunk costs the kernel one mapping.
 ///
 /// Where the topology knows no bandwidth all nodes count the same; where it knows
-/// some, the others count as the slowest of these. A measured table goes into the
-/// topology that the allocator is given (numa_node::bandwidth).
+/// some, the others count as the slowest of these. A table measured or known
+/// otherwise goes into the topology that the allocator is given: see bandwidth_probe.hpp.
 template <unsigned Stripes>
 struct basic_bandwidth_optimized {
     static_assert(Stripes != 0);
