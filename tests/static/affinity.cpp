@@ -112,6 +112,8 @@ static_assert(std::is_trivially_copyable_v<os::cpu_set>);
 static_assert(std::is_trivially_copyable_v<vcpu_assignment>);
 static_assert(std::is_copy_constructible_v<cpu_topology> && std::is_aggregate_v<cpu_topology>);
 static_assert(std::is_aggregate_v<vcpu_request> && std::is_aggregate_v<vcpu_plan>);
+static_assert(std::is_trivially_copyable_v<vcpu_request>);
+static_assert(noexcept(plan_vcpus(std::declval<const cpu_topology&>(), vcpu_request{})));
 
 // A set is usable in constant expressions.
 constexpr os::cpu_set three = [] {

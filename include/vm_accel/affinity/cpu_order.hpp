@@ -120,38 +120,38 @@ struct ranks {
 
 /// How far a CPU is from the node that the request wants to be near: smaller is
 /// nearer, and among equals the node's package comes first. 0 if none is wanted.
-[[nodiscard]] inline unsigned farness(const cpu_topology& topology, unsigned near,
+[[nodiscard]] inline unsigned farness(const cpu_topology& topology, unsigned device_node,
                                       const logical_cpu& cpu) noexcept {
-    if (near == no_index) return 0;
+    if (device_node == no_index) return 0;
     if (cpu.node == no_index) return no_index;
-    if (cpu.node == near) return 0;
-    const std::vector<unsigned>& there = topology.nodes[near].cpus;
+    if (cpu.node == device_node) return 0;
+    const std::vector<unsigned>& there = topology.nodes[device_node].cpus;
     const bool beyond = there.empty() || topology.cpus[there.front()].package != cpu.package;
-    return topology.distance(near, cpu.node) * 2 + (beyond ? 1 : 0);
+    return topology.distance(device_node, cpu.node) * 2 + (beyond ? 1 : 0);
 }
 
 [[nodiscard]] inline sort_key key_of(const cpu_topology& topology, const ranks& rank,
-                                     unsigned index, vcpu_policy policy, unsigned near,
+                                     unsigned index, vcpu_policy policy, unsigned device_node,
                                      isolated_use isolated) noexcept {
     const logical_cpu& cpu = topology.cpus[index];
     const unsigned late = isolated == isolated_use::first && !cpu.isolated ? 1 : 0;
     const unsigned slow = cpu.kind == cpu_kind::efficiency ? 1 : 0;
-    const unsigned far = farness(topology, near, cpu);
+    const unsigned away = farness(topology, device_node, cpu);
     const unsigned thread = rank.thread_in_core[index];
     const std::size_t node = std::min<std::size_t>(cpu.node, topology.nodes.size());
     switch (policy) {
     case vcpu_policy::compact:
     case vcpu_policy::siblings_together:
-        return {late, slow, far, cpu.package, cpu.node, cpu.core, thread, index};
+        return {late, slow, away, cpu.package, cpu.node, cpu.core, thread, index};
     case vcpu_policy::one_per_core:
-        return {late, thread, slow, far, cpu.package, cpu.node, cpu.core, index};
+        return {late, thread, slow, away, cpu.package, cpu.node, cpu.core, index};
     case vcpu_policy::performance_first:
-        return {late, slow, thread, far, cpu.package, cpu.node, cpu.core, index};
+        return {late, slow, thread, away, cpu.package, cpu.node, cpu.core, index};
     case vcpu_policy::spread:
         return {late,
                 thread,
                 slow,
-                far,
+                away,
                 rank.core_in_cache[cpu.core],
                 rank.cache_in_node[cpu.core],
                 rank.node_in_package[node],
@@ -165,7 +165,8 @@ struct ranks {
 /// the wanted node it is the far end of the compact order, so efficiency cores
 /// and last threads serve I/O. Takes fewer if there are too few.
 [[nodiscard]] inline std::vector<unsigned> take_for_io(const cpu_topology& topology,
-                                                       const vcpu_request& request, unsigned near,
+                                                       const vcpu_request& request,
+                                                       unsigned device_node,
                                                        std::vector<unsigned>& usable) {
     const ranks rank = rank_siblings(topology, usable);
     std::vector<unsigned> order = usable;
@@ -174,7 +175,7 @@ struct ranks {
         const sort_key compact =
             key_of(topology, rank, i, vcpu_policy::compact, no_index, isolated_use::like_any);
         sort_key key{request.isolated == isolated_use::first && cpu.isolated ? 1u : 0u,
-                     farness(topology, near, cpu)};
+                     farness(topology, device_node, cpu)};
         for (std::size_t k = 0; k + 2 < key.size(); ++k)
             key[k + 2] = ~compact[k];
         return key;

@@ -22,7 +22,7 @@ struct pick {
     bool apart = false;                  ///< not on the core of its guest core's first thread
     bool faster_left = false;            ///< a faster CPU was free
     bool faster_cores_left = false;      ///< on a core that nobody uses
-    unsigned near = no_index;            ///< the node (index) that the request prefers
+    unsigned device_node = no_index;     ///< the node (index) to be near, if any
 };
 
 [[nodiscard]] inline fixed_text<200> explain(const cpu_topology& topology,
@@ -75,10 +75,11 @@ struct pick {
     }
     if (cpu.node != no_index) {
         text.append(", node ").append_number(topology.nodes[cpu.node].os_index);
-        if (how.near == cpu.node) {
+        if (how.device_node == cpu.node) {
             text.append(", where the device is");
-        } else if (how.near != no_index) {
-            text.append(", at distance ").append_number(topology.distance(how.near, cpu.node));
+        } else if (how.device_node != no_index) {
+            text.append(", at distance ")
+                .append_number(topology.distance(how.device_node, cpu.node));
         }
     }
     if (cpu.isolated) text.append(", isolated");

@@ -76,8 +76,8 @@ namespace vcpu_planning {
     return {};
 }
 
-inline void note_left_out(const usable_cpus& usable, const vcpu_request& request, unsigned near,
-                          vcpu_plan& plan) {
+inline void note_left_out(const usable_cpus& usable, const vcpu_request& request,
+                          unsigned device_node, vcpu_plan& plan) {
     fixed_text<160> text;
     if (!usable.excluded.empty()) {
         text.append("excluded by the request: CPUs ");
@@ -92,7 +92,7 @@ inline void note_left_out(const usable_cpus& usable, const vcpu_request& request
         plan.notes.emplace_back(
             "every CPU that may be used is isolated, so isolated CPUs are used");
     text.clear();
-    if (request.near_node != no_index && near == no_index) {
+    if (request.near_node != no_index && device_node == no_index) {
         text.append("node ").append_number(request.near_node);
         plan.notes.push_back(text.append(" is not one that this process may use: none is near"));
     }
@@ -127,11 +127,11 @@ inline void note_shape(unsigned apart, unsigned without_home, vcpu_plan& plan) {
 class assigner {
 public:
     /// The arguments must outlive it. `order`: at least one CPU.
-    assigner(const cpu_topology& topology, const vcpu_request& request, unsigned near,
+    assigner(const cpu_topology& topology, const vcpu_request& request, unsigned device_node,
              const std::vector<unsigned>& order, vcpu_plan& plan)
         : topology_(topology),
           request_(request),
-          near_(near),
+          device_node_(device_node),
           cpu_count_(order.size()),
           plan_(plan),
           picker_(topology, order),
@@ -212,7 +212,7 @@ private:
         how.opens_socket = socket_opens_;
         how.at_home = !home_.is_anywhere();
         how.apart = apart;
-        how.near = near_;
+        how.device_node = device_node_;
         if (before_ == nullptr) return how;
         if (cpu.kind == cpu_kind::efficiency && before_->kind != cpu_kind::efficiency) {
             how.faster_left = picker_.has_faster(false);
@@ -228,7 +228,7 @@ private:
 
     const cpu_topology& topology_;
     const vcpu_request& request_;
-    unsigned near_;
+    unsigned device_node_;
     std::size_t cpu_count_;
     vcpu_plan& plan_;
     cpu_picker picker_;
@@ -258,15 +258,15 @@ private:
     if (usable.cpus.empty())
         return fail(errc::unavailable, "planning vCPUs: the request excludes every CPU",
                     "exclude fewer");
-    const unsigned near =
+    const unsigned device_node =
         request.near_node == no_index ? no_index : topology.find_node(request.near_node);
     vcpu_plan plan;
     plan.policy = request.policy;
     plan.described = !topology.is_this_system();
-    note_left_out(usable, request, near, plan);
+    note_left_out(usable, request, device_node, plan);
 
     const std::size_t before_io = usable.cpus.size();
-    for (const unsigned index : take_for_io(topology, request, near, usable.cpus))
+    for (const unsigned index : take_for_io(topology, request, device_node, usable.cpus))
         plan.io_cpus.push_back(topology.cpus[index].os_index);
     std::sort(plan.io_cpus.begin(), plan.io_cpus.end());
     if (usable.cpus.empty())
@@ -281,10 +281,10 @@ private:
     const ranks rank = rank_siblings(topology, usable.cpus);
     std::vector<unsigned> order = std::move(usable.cpus);
     sort_by(order, [&](unsigned index) {
-        return key_of(topology, rank, index, request.policy, near, request.isolated);
+        return key_of(topology, rank, index, request.policy, device_node, request.isolated);
     });
     note_kinds(topology, order, plan);
-    assigner{topology, request, near, order, plan}.assign_all();
+    assigner{topology, request, device_node, order, plan}.assign_all();
     return plan;
 }
 

@@ -52,9 +52,6 @@ struct guest_topology {
     unsigned threads = 0; ///< of a core
 
     friend bool operator==(const guest_topology&, const guest_topology&) = default;
-    [[nodiscard]] constexpr bool is_given() const noexcept {
-        return sockets != 0 || cores != 0 || threads != 0;
-    }
 };
 
 /// What to do with CPUs that the kernel's scheduler leaves alone. Where a process
