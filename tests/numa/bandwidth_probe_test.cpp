@@ -14,7 +14,7 @@ using namespace vm_accel;
 using namespace vm_accel_test;
 
 namespace {
-constexpr bandwidth_probe_options quick{64 * 1024, 1, 16};
+constexpr bandwidth_probe_options quick{1u << 16, 1, 16};
 }
 
 TEST_CASE("bandwidths: each node with memory is read by threads on the CPUs near it") {
