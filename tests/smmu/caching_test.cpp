@@ -415,3 +415,34 @@ TEST_CASE("a hit serves what is on its page, and accesses that are none are refu
         if (page != 0) CHECK(length_of(page + 8, ~std::uint64_t{0}) == 0);
     }
 }
+
+TEST_CASE("what a port keeps is of one configuration, whatever the epoch says", "[smmu][view]") {
+    // A slot is emptied, then the epoch changes: a device thread may come in between.
+    using tlb_type = set_associative<16, 4>;
+    const auto tlb = std::make_unique<tlb_type>();
+    alignas(0x1000) std::array<std::byte, 0x1000> page{};
+    constexpr std::uint64_t was = std::uint64_t{1} << 32;
+    constexpr std::uint64_t is = std::uint64_t{2} << 32;
+    tlb_entry entry;
+    entry.base = raw(mapped);
+    entry.context = is;
+    entry.host = page.data();
+    entry.allowed = permissions{permissions::privileged_read};
+    tlb->fill(tlb->begin_fill({}), entry);
+    REQUIRE(tlb->lookup({raw(mapped), is, 0x1000}));
+
+    const change_epoch epoch;
+    stream_configuration privileged;
+    privileged.attributes_forced = 0b010;
+    const stream_configuration incoming;
+    stream_view<stage1_features, tlb_type> view;
+    const auto hits = [&] {
+        return view.look_up(*tlb, epoch, mapped, 8, access::read, {}).has_value();
+    };
+    view.copy(epoch.now(), privileged, was, 12);
+    CHECK_FALSE(hits());
+    view.copy(epoch.now(), incoming, is, 12);
+    CHECK_FALSE(hits());
+    view.copy(epoch.now(), privileged, is, 12);
+    CHECK(hits());
+}

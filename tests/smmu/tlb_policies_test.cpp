@@ -5,6 +5,8 @@
 
 #include <algorithm>
 #include <array>
+#include <chrono>
+#include <cstddef>
 #include <cstdint>
 #include <functional>
 #include <list>
@@ -275,6 +277,17 @@ TEST_CASE("TLB: devices that use the same addresses have room beside each other"
         CHECK(has(tlb, 0xffff'1000, context_number(n)));
     }
 }
+
+TEST_CASE("TLB: where no context has entries, no address is looked for", "[tlb][set_associative]") {
+    // So an invalidation finds it that meets the very first fill between its two notes.
+    const auto start = std::chrono::steady_clock::now();
+    std::size_t visited = 0;
+    const auto visit = [&](std::size_t) { ++visited; };
+    set_geometry<16, 4>::visit_sets(0, (std::uint64_t{1} << 48) - 1, page, 0, visit);
+    CHECK(visited == 0);
+    CHECK(std::chrono::steady_clock::now() - start < std::chrono::seconds{1});
+}
+
 TEST_CASE("TLB: the contexts of one VMID share its part", "[tlb][partitioned]") {
     tlb_model<partitioned<fully_associative<4>, 2, by_vmid>> tlb;
     for (std::uint64_t n = 0; n < 5; ++n)

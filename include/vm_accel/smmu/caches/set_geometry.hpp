@@ -69,6 +69,7 @@ struct set_geometry {
     template <class Visit>
     static void visit_sets(std::uint64_t first, std::uint64_t last, std::uint64_t sizes,
                            std::uint64_t salts, Visit&& visit) noexcept {
+        if (salts == 0) return; // a size may be noted already: that fill comes too late
         if (rows_in(first, last, sizes) * static_cast<unsigned>(std::popcount(salts)) >= Sets) {
             for (std::size_t set = 0; set < Sets; ++set)
                 visit(set);

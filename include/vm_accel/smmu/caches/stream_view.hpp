@@ -104,8 +104,11 @@ public:
         } else {
             by_ = {tag, from.context};
         }
-        if (copied_ == epoch && substream_ == from.substream) return;
+        // Between the emptying of a slot and the change of the epoch two configurations
+        // have the same number; a configuration's place has another one when it is used again.
+        if (copied_ == epoch && from_ == &from) return;
         copied_ = epoch;
+        from_ = &from;
         substream_ = from.substream;
         for (unsigned i = 0; i < asked_.size(); ++i)
             asked_[i] = asks_for(from.needed(kind_of(i)));
@@ -141,6 +144,7 @@ private:
     std::uint64_t in_page_ = 0;           ///< and those that say where in it
     std::array<std::uint8_t, 8> asked_{}; ///< by kind, privilege and instruction
     substream_id substream_{};
+    const stream_configuration* from_ = nullptr; ///< which one; never looked into
 };
 
 /// A port's views: of accesses without a SubstreamID, and of those with the one that
