@@ -147,7 +147,9 @@ private:
                 // What the node has no room for may go to the next best; what the
                 // budget does not allow waits.
                 if (bytes != fits || top.bytes == 0) continue;
-                ++top.next;
+                do {
+                    ++top.next;
+                } while (is_full_for(top));
                 if (!pays(top)) continue;
                 parts_.push_back(top);
                 std::push_heap(parts_.begin(), parts_.end());
@@ -171,6 +173,13 @@ private:
                 part here{r, on.node, index, 0, on.share, cost(who, on.node), heat, 0};
                 if (on.share != 0 && pays(here)) parts_.push_back(here);
             }
+        }
+
+        /// Whether the part's next target has no room for any of it.
+        [[nodiscard]] bool is_full_for(const part& p) const noexcept {
+            const users& who = users_[p.users];
+            return p.next < who.targets &&
+                   numa_planning::fitting(p.bytes, room_[who.best[p.next].node], granule_) == 0;
         }
 
         /// Whether the part's next target is worth a move; notes what it gains.
