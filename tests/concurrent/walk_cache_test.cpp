@@ -1,3 +1,4 @@
+#include <vm_accel/smmu/caches/context_table.hpp>
 #include <vm_accel/smmu/caches/walk_cache.hpp>
 
 #include <catch2/catch.hpp>
@@ -76,4 +77,33 @@ TEST_CASE("words of the walk cache are whole, and gone once invalidated",
         device.join();
     CHECK(torn.load() == 0);
     CHECK(stale.load() == 0);
+}
+
+TEST_CASE("nested contexts never age before stage 2 does", "[smmu][concurrent][walk_cache]") {
+    context_table table;
+    REQUIRE(table.allocate(2, 32)); // so many that they do not come round
+    const vmid vm{7};
+    const translation_context& nested =
+        *table.intern({.tag = {stream_world::ns_el1, vm, asid{1}}, .window = {}, .parameters = {}});
+    const translation_context& stage2 =
+        *table.intern({.tag = {stream_world::stage2, vm, asid{0}}, .window = {}, .parameters = {}});
+    std::atomic<u64> seen{0}; ///< generations
+    std::atomic<bool> stop{false};
+    u64 too_early = 0;
+    std::thread device{[&] {
+        // A walk reads them in this order: what it keeps as new must not come of what is old.
+        for (std::uint32_t last = 0; !stop.load(std::memory_order_relaxed);) {
+            const auto first = static_cast<std::uint32_t>(nested.tag());
+            const auto second = static_cast<std::uint32_t>(stage2.tag());
+            if (second < first) ++too_early;
+            if (first != last) seen.fetch_add(1, std::memory_order_relaxed);
+            last = first;
+        }
+    }};
+    for (u64 i = 0; i < 3'000'000 && seen.load(std::memory_order_relaxed) < 300'000; ++i)
+        (void)table.invalidate(invalidation_scope::all());
+    stop.store(true, std::memory_order_relaxed);
+    device.join();
+    CAPTURE(seen.load());
+    CHECK(too_early == 0);
 }

@@ -661,8 +661,8 @@ TEST_CASE("translations that a TLB command names, with every feature", "[smmu][c
         row{"NSNH_ALL",
             spec::tlbi_nsnh_all(),
             false,
-            {kind::world, world::ns_el1, 0, 0, 0, top},
-            part{kind::world, world::stage2, 0, 0, 0, top}});
+            {kind::world, world::stage2, 0, 0, 0, top}, // first: see decode_command
+            part{kind::world, world::ns_el1, 0, 0, 0, top}});
     CAPTURE(r.what);
     const command_action action = decode_command<full_features>(r.command, r.e2h);
     REQUIRE(action.what == command_action::kind::invalidate);

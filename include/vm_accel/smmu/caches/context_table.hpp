@@ -139,8 +139,9 @@ public:
     [[nodiscard]] bool invalidate(const invalidation_scope& scope) noexcept {
         switch (scope.what) {
         case invalidation_scope::kind::everything:
-            for (auto& world : worlds_)
-                bump(world);
+            // Stage 2 before those whose entries hold what stage 2 gave.
+            for (std::size_t i = worlds_.size(); i-- != 0;)
+                bump(worlds_[i]);
             break;
         case invalidation_scope::kind::world:
             bump(worlds_[static_cast<std::size_t>(scope.tag.world)]);

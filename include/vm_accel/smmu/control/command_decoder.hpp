@@ -19,7 +19,7 @@ struct command_action {
         streams,          ///< forget the configurations of [first_stream, last_stream]
         context,          ///< forget what the CD of `stream()` and `substream` gave
         partitions,       ///< forget what the VMS of the VMID in `scope` gave
-        invalidate,       ///< forget the translations in `scope`, and in `also`
+        invalidate,       ///< forget the translations in `scope`, then in `also`
         prefetch,         ///< load the configuration of `stream()`, and `pages` translations
         invalidate_atc,   ///< the device shall forget [first, last]
         answer_pages,     ///< tell the device what became of page request group `tag`
@@ -232,6 +232,8 @@ template <smmu_features F>
     case CMD_TLBI_EL2_VAA:
         if (!F.hyp) return command_action::illegal();
         return by_address(el2, op == CMD_TLBI_EL2_VAA || !el2_host);
+    // Stage 2 goes first: a nested walk that begins in between puts what stage 2 gave
+    // it into an entry of its own, and that has to go too.
     case CMD_TLBI_S12_VMALL:
         if (!F.stage2) return command_action::illegal();
         return command_action::of(scope_type::all_of(stream_world::stage2, vm),
@@ -249,8 +251,8 @@ template <smmu_features F>
     }
     case CMD_TLBI_NSNH_ALL:
         if (!F.stage2) return command_action::of(scope_type::all_of(stream_world::ns_el1));
-        return command_action::of(scope_type::all_of(stream_world::ns_el1),
-                                  scope_type::all_of(stream_world::stage2));
+        return command_action::of(scope_type::all_of(stream_world::stage2),
+                                  scope_type::all_of(stream_world::ns_el1));
     case CMD_ATC_INV: {
         using A = spec::CMD_ATC_INV;
         const std::uint64_t size = get<A::Size>(c);
