@@ -5,6 +5,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <memory>
 #include <thread>
 #include <vector>
 
@@ -106,4 +107,45 @@ TEST_CASE("nested contexts never age before stage 2 does", "[smmu][concurrent][w
     device.join();
     CAPTURE(seen.load());
     CHECK(too_early == 0);
+}
+
+TEST_CASE("what a walk makes of a table that is being forgotten is forgotten too",
+          "[smmu][concurrent][walk_cache]") {
+    const auto cache = std::make_unique<walk_cache<>>();
+    const walk_owner owner{1, 0};
+    constexpr u64 at = 0x4000'0000;
+    std::atomic<u64> round{0}, done{0}, made{0};
+    std::atomic<bool> stop{false};
+    std::thread device{[&] {
+        while (!stop.load(std::memory_order_relaxed)) {
+            const u64 now = round.load(std::memory_order_seq_cst);
+            if (done.load(std::memory_order_relaxed) == now) continue;
+            // One access: from the table above, if the one below is not known.
+            const walk_ticket ticket = cache->begin();
+            if (!cache->find_table(owner, at, 21)) {
+                if (const auto upper = cache->find_table(owner, at, 30)) {
+                    cache->keep_table(ticket, owner, at, 21, *upper);
+                    made.fetch_add(1, std::memory_order_relaxed);
+                }
+            }
+            if (round.load(std::memory_order_seq_cst) % 2 == 0)
+                done.store(now, std::memory_order_seq_cst); // its guard has closed
+        }
+    }};
+    u64 left = 0;
+    for (u64 i = 0; i < 20'000; ++i) {
+        cache->keep_table(cache->begin(), owner, at, 30, 0x1000);
+        round.fetch_add(1, std::memory_order_seq_cst);
+        cache->invalidate(invalidation_scope::addresses({stream_world{}, vmid{0}, asid{0}}, at,
+                                                        at + (u64{400} << 21) - 1, false));
+        const u64 now = round.fetch_add(1, std::memory_order_seq_cst) + 1;
+        while (done.load(std::memory_order_seq_cst) != now)
+            std::this_thread::yield();
+        left += cache->find_table(owner, at, 21) || cache->find_table(owner, at, 30) ? 1U : 0U;
+        cache->invalidate(invalidation_scope::all());
+    }
+    stop.store(true, std::memory_order_relaxed);
+    device.join();
+    CAPTURE(made.load());
+    CHECK(left == 0);
 }

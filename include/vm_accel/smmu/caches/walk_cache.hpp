@@ -90,7 +90,7 @@ public:
                                           sequence, sequence | busy, std::memory_order_seq_cst)) {
             return;
         }
-        if (epoch_.load(std::memory_order_seq_cst) == epoch) {
+        if ((epoch & 1) == 0 && epoch_.load(std::memory_order_seq_cst) == epoch) {
             constexpr auto order = std::memory_order_release; // never before the busy sequence
             e.name.store(name, order);
             e.context.store(owner.context, order);
@@ -105,9 +105,16 @@ public:
     }
 
     /// Removes what the scope covers: entries whose addresses meet it, or all.
-    /// May remove more. One pass, over the entries that can hold it.
+    /// May remove more. One pass, over the entries that can hold it. A walk that begins
+    /// meanwhile may start from a table that is still to be removed: it keeps nothing.
     void invalidate(const invalidation_scope& scope) noexcept {
         epoch_.fetch_add(1, std::memory_order_seq_cst);
+        remove_all(scope);
+        epoch_.fetch_add(1, std::memory_order_seq_cst);
+    }
+
+private:
+    void remove_all(const invalidation_scope& scope) noexcept {
         const std::uint64_t sizes = sizes_.load(std::memory_order_seq_cst);
         const std::uint64_t first = scope.by_address() ? scope.first : 0;
         const std::uint64_t last = scope.by_address() ? scope.last : ~std::uint64_t{0};
@@ -133,7 +140,6 @@ public:
         }
     }
 
-private:
     // Of an entry's sequence word; the count is above them.
     static constexpr std::uint64_t busy = 1;
     static constexpr std::uint64_t clear_wanted = 2;
@@ -199,8 +205,8 @@ private:
     }
 
     std::array<entry, Entries> entries_{};
-    alignas(64) std::atomic<std::uint64_t> epoch_{0};
-    std::atomic<std::uint64_t> sizes_{0}; ///< sizes ever kept
+    alignas(64) std::atomic<std::uint64_t> epoch_{0}; ///< odd while an invalidation is at work
+    std::atomic<std::uint64_t> sizes_{0};             ///< sizes ever kept
 };
 
 /// Keeps `Tables` tables of both stages, and `Pages` pages of stage 2.
