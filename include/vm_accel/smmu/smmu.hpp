@@ -262,9 +262,9 @@ public:
         return *start;
     }
 
-    /// Forgets cached translations and configurations, of one StreamID or of
-    /// all. Later accesses start from memory; wait for earlier ones with
-    /// quiesce(). Error: not_found.
+    /// Forgets cached translations and configurations, of one StreamID (as it is
+    /// configured now, not of STEs before) or of all. Later accesses start from
+    /// memory; wait for earlier ones with quiesce(). Error: not_found.
     [[nodiscard]] result<> invalidate_tlb(std::optional<stream_id> stream = {}) noexcept {
         const auto held = parts_.lock();
         if (!stream) {
