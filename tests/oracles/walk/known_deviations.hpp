@@ -4,7 +4,9 @@
 #include "batch.hpp"
 #include "comparison.hpp"
 
+#include <algorithm>
 #include <optional>
+#include <vector>
 
 namespace oracle {
 
@@ -44,14 +46,39 @@ public:
         }
         if (hidden.empty()) return std::nullopt;
         // Without the bits a walk can lead to where nobody knows what is.
-        if (again.kind == answer_kind::elsewhere || batch_.reads_foreign(batch_.tree_number(t)) ||
-            same(machine, again) || explained(t, i, machine, again, true)) {
+        const bool strays = batch_.reads_foreign(batch_.tree_number(t));
+        if (strays) {
+            for (const walk_trace::write& w : batch_.trace.writes)
+                strayed_to_.push_back(w.at);
+        }
+        if (again.kind == answer_kind::elsewhere || strays || same(machine, again) ||
+            explained(t, i, machine, again, true)) {
             return known(deviation::high_output_bits);
         }
         batch_.undo(batch_.trace);
         (void)ask_without({});
         return false;
     }
+    /// Whether all the difference is that such a walk had updated flags in this tree before, which
+    /// the library did not know of when it walked: with them its answer must be the machine's.
+    bool found_updated(const tree_record& t, std::uint32_t i, const answer& machine) {
+        if (strayed_to_.empty()) return false;
+        batch_.undo(batch_.records[i]);
+        const answer again = batch_.ask_again(t, i);
+        const auto updated = [this](const auto& read) {
+            return std::find(strayed_to_.begin(), strayed_to_.end(), read.first) !=
+                   strayed_to_.end();
+        };
+        const auto& reads = batch_.trace.reads;
+        return std::any_of(reads.begin(), reads.end(), updated) && same(machine, again) &&
+               known(deviation::high_output_bits);
+    }
+    /// A new batch has other tables.
+    void forget() noexcept {
+        counts = {};
+        strayed_to_.clear();
+    }
+
     /// Whether a deviation that does not change the walk is all the difference. `walked` says that
     /// the trace is this walk's.
     bool explained(const tree_record& t, std::uint32_t i, const answer& machine,
@@ -186,6 +213,7 @@ private:
     }
 
     batch& batch_;
+    std::vector<u64> strayed_to_; ///< flags of other trees that walks without high bits updated
 };
 
 } // namespace oracle
