@@ -79,6 +79,7 @@
 #include <vm_accel/os/thread_mark.hpp>
 #include <vm_accel/os/thread_platform.hpp>
 #include <vm_accel/os/threads.hpp>
+#include <vm_accel/os/topology_source.hpp>
 #include <vm_accel/os/wakeup.hpp>
 #include <vm_accel/os/worker_thread.hpp>
 #include <vm_accel/smmu/assembly.hpp>
@@ -192,5 +193,8 @@
 #include <vm_accel/spec/registers.hpp>
 #include <vm_accel/spec/ste.hpp>
 #include <vm_accel/topology/cpu_topology.hpp>
+#include <vm_accel/topology/hwloc_load.hpp>
 #include <vm_accel/topology/load.hpp>
+#include <vm_accel/topology/loading.hpp>
 #include <vm_accel/topology/regular.hpp>
+#include <vm_accel/topology/unread.hpp>
