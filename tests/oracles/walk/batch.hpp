@@ -22,7 +22,7 @@ struct tree_record {
 
 struct walk_record {
     question asks;
-    answer library;
+    answer ours;
     claimed_range claimed{};
     std::uint32_t first_write = 0, writes = 0;
 };
@@ -87,12 +87,12 @@ struct batch {
             for (std::uint32_t i = t.first_walk; i < t.first_walk + t.walks; ++i) {
                 walk_record& r = records[i];
                 r.first_write = static_cast<std::uint32_t>(writes.size());
-                r.library = ask(t.config, r.asks, walks[i].address, trace);
+                r.ours = ask(t.config, r.asks, walks[i].address, trace);
                 writes.insert(writes.end(), trace.writes.begin(), trace.writes.end());
                 r.writes = static_cast<std::uint32_t>(trace.writes.size());
-                if (r.library.kind == answer_kind::translated) r.claimed = trace.claimed;
-                drop = drop || r.library.kind == answer_kind::elsewhere ||
-                       reads_foreign(tree_number(t));
+                if (r.ours.kind == answer_kind::translated) r.claimed = trace.claimed;
+                drop =
+                    drop || r.ours.kind == answer_kind::elsewhere || reads_foreign(tree_number(t));
             }
             // Reading the emulated machine's devices, or its program, could do anything; and the
             // modelled deviations do not follow from one tree to another.
@@ -100,7 +100,7 @@ struct batch {
             for (std::uint32_t i = t.first_walk; i < t.first_walk + t.walks; ++i) {
                 undo(records[i]);
                 records[i].writes = 0;
-                records[i].library.kind = answer_kind::elsewhere;
+                records[i].ours.kind = answer_kind::elsewhere;
             }
         }
     }

@@ -42,11 +42,11 @@ namespace oracle {
 }
 
 /// The same answer, as far as both sides can say it.
-[[nodiscard]] inline bool same(const answer& machine, const answer& library) noexcept {
-    if (machine.kind != library.kind) return false;
+[[nodiscard]] inline bool same(const answer& machine, const answer& ours) noexcept {
+    if (machine.kind != ours.kind) return false;
     // An external abort comes as an exception that does not tell the stage.
     if (machine.kind == answer_kind::external_abort) return true;
-    return machine == library;
+    return machine == ours;
 }
 
 } // namespace oracle

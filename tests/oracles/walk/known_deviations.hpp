@@ -26,7 +26,7 @@ public:
                                           const answer& machine) {
         const configuration& c = t.config;
         const walk_record& r = batch_.records[i];
-        if (r.library.kind != answer_kind::address_size) return std::nullopt;
+        if (r.ours.kind != answer_kind::address_size) return std::nullopt;
         const auto ask_without = [&](const hidden_bits& hidden) {
             return batch_.ask_again(t, i, hidden);
         };
@@ -81,15 +81,15 @@ public:
 
     /// Whether a deviation that does not change the walk is all the difference. `walked` says that
     /// the trace is this walk's.
-    bool explained(const tree_record& t, std::uint32_t i, const answer& machine,
-                   const answer& library, bool walked) {
+    bool explained(const tree_record& t, std::uint32_t i, const answer& machine, const answer& ours,
+                   bool walked) {
         const configuration& c = t.config;
         const auto walk_again = [&] {
             if (walked) return;
             batch_.undo(batch_.records[i]);
             (void)batch_.ask_again(t, i);
         };
-        if (only_level_of_protected_table(c, machine, library)) {
+        if (only_level_of_protected_table(c, machine, ours)) {
             walk_again();
             if (c.s2ha && !batch_.trace.reads.empty()) {
                 constexpr u64 accessed = u64{1} << 10;
@@ -100,24 +100,24 @@ public:
         }
         answer other = machine;
         other.shareability = 0;
-        if (!c.stage2 && machine.shareability == 1 && same(other, library)) {
+        if (!c.stage2 && machine.shareability == 1 && same(other, ours)) {
             return known(deviation::shareability);
         }
         if (machine.kind == answer_kind::address_size && low_address_bits(t, i, machine, walked)) {
             return known(deviation::block_bits);
         }
         other = machine;
-        other.type = library.type;
-        other.shareability = library.shareability;
-        if (c.s2fwb && same(other, library)) {
+        other.type = ours.type;
+        other.shareability = ours.shareability;
+        if (c.s2fwb && same(other, ours)) {
             walk_again();
             const auto [stage1, attributes] = leaf_types(c);
-            if (machine.shareability == library.shareability &&
-                forced_device_applies(stage1, attributes, library.type, machine.type)) {
+            if (machine.shareability == ours.shareability &&
+                forced_device_applies(stage1, attributes, ours.type, machine.type)) {
                 return known(deviation::forced_device);
             }
-            if (machine.type == library.type &&
-                forced_shared_applies(stage1, attributes, library.shareability)) {
+            if (machine.type == ours.type &&
+                forced_shared_applies(stage1, attributes, ours.shareability)) {
                 return known(deviation::forced_shared);
             }
             if (is_reserved_forced(attributes) && machine.type == 0 && machine.shareability == 2) {
@@ -126,14 +126,14 @@ public:
             return false;
         }
         other.shareability = machine.shareability;
-        if (c.stage2 && same(other, library)) {
+        if (c.stage2 && same(other, ours)) {
             walk_again();
             const auto [stage1, attributes] = leaf_types(c);
             const unsigned stage2 = stage2_type(attributes);
-            if (device_normal_applies(stage1, stage2, library.type, machine.type)) {
+            if (device_normal_applies(stage1, stage2, ours.type, machine.type)) {
                 return known(deviation::device_normal);
             }
-            if (transient_applies(stage2, library.type, machine.type)) {
+            if (transient_applies(stage2, ours.type, machine.type)) {
                 return known(deviation::transient);
             }
         }
@@ -174,14 +174,14 @@ private:
         return false;
     }
     static bool only_level_of_protected_table(const configuration& c, const answer& machine,
-                                              const answer& library) noexcept {
-        if (!c.s2ptw || library.kind != answer_kind::permission || !library.stage2 ||
-            !library.table_walk || machine.level != 0) {
+                                              const answer& ours) noexcept {
+        if (!c.s2ptw || ours.kind != answer_kind::permission || !ours.stage2 || !ours.table_walk ||
+            machine.level != 0) {
             return false;
         }
         answer other = machine;
-        other.level = library.level;
-        return same(other, library);
+        other.level = ours.level;
+        return same(other, ours);
     }
     /// Descriptor bits that the emulator ignores where it should check them.
     static u64 ignored_bits(unsigned ps, unsigned granule, bool ds) noexcept {

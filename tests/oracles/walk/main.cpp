@@ -79,11 +79,11 @@ public:
     }
 
 private:
-    static bool left_out(const answer& library) noexcept {
-        return library.kind == answer_kind::elsewhere || refused(library);
+    static bool left_out(const answer& ours) noexcept {
+        return ours.kind == answer_kind::elsewhere || refused(ours);
     }
-    static bool refused(const answer& library) noexcept {
-        return library.kind == answer_kind::refused_ste || library.kind == answer_kind::refused_cd;
+    static bool refused(const answer& ours) noexcept {
+        return ours.kind == answer_kind::refused_ste || ours.kind == answer_kind::refused_cd;
     }
 
     void store() {
@@ -94,7 +94,7 @@ private:
             oracle_tree registers = registers_of(t.config);
             registers.walks = t.walks;
             // What the machine does with an illegal configuration is nobody's business either.
-            registers.skip = t.walks != 0 && left_out(batch_.records[t.first_walk].library) ? 1 : 0;
+            registers.skip = t.walks != 0 && left_out(batch_.records[t.first_walk].ours) ? 1 : 0;
             *out++ = registers;
         }
         std::memcpy(machine_.at(walks_at), batch_.walks.data(),
@@ -119,18 +119,18 @@ private:
     void compare_one(const tree_record& t, std::uint32_t i, const oracle_walk& got) {
         ++sum_.cases;
         walk_record& r = batch_.records[i];
-        if (r.library.kind == answer_kind::elsewhere) {
+        if (r.ours.kind == answer_kind::elsewhere) {
             ++sum_.dropped;
             return;
         }
         const answer machine = answer_of(got);
         const broken_rule rule = illegal(t.config);
-        count_case(sum_.seen, batch_, t, i, r.library, rule);
+        count_case(sum_.seen, batch_, t, i, r.ours, rule);
         if (only(i)) print_case(t, i, got, machine, "asked for");
-        if (rule != nullptr || refused(r.library)) {
+        if (rule != nullptr || refused(r.ours)) {
             if (rule == nullptr) {
                 different(t, i, got, machine, "the library refuses a legal configuration");
-            } else if (!refused(r.library)) {
+            } else if (!refused(r.ours)) {
                 different(t, i, got, machine, rule);
             }
             return;
@@ -138,10 +138,9 @@ private:
         ++sum_.compared;
         if (machine.kind == answer_kind::translated) ++sum_.translated;
         const std::optional<bool> agrees = known_.without_high_bits(t, i, machine);
-        if (!(agrees
-                  ? *agrees
-                  : same(machine, r.library) || known_.explained(t, i, machine, r.library, false) ||
-                        known_.found_updated(t, i, machine))) {
+        if (!(agrees ? *agrees
+                     : same(machine, r.ours) || known_.explained(t, i, machine, r.ours, false) ||
+                           known_.found_updated(t, i, machine))) {
             different(t, i, got, machine, "answers differ");
         } else if (!claims_hold(t, i, machine)) {
             different(t, i, got, machine, "an earlier walk of this tree claimed another address");
@@ -182,7 +181,7 @@ private:
         const auto* answers = reinterpret_cast<const oracle_walk*>(machine_.at(walks_at_));
         for (const tree_record& t : batch_.trees) {
             for (std::uint32_t i = t.first_walk; i < t.first_walk + t.walks; ++i) {
-                if (batch_.records[i].library.kind == answer_kind::elsewhere) continue;
+                if (batch_.records[i].ours.kind == answer_kind::elsewhere) continue;
                 if (!batch_.tables.belongs_to(at, batch_.tree_number(t))) continue;
                 print_case(t, i, answers[i], answer_of(answers[i]), "descriptors differ");
             }

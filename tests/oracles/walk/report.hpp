@@ -55,7 +55,7 @@ inline void print_case(batch& b, u64 seed, u64 number, const tree_record& t, std
     }
     std::printf("  machine: PAR 0x%016" PRIx64 " ESR 0x%x: %s\n", got.par, got.esr,
                 describe(machine).c_str());
-    std::printf("  library: %s\n", describe(r.library).c_str());
+    std::printf("  library: %s\n", describe(r.ours).c_str());
     b.undo(r);
     walk_trace trace;
     (void)b.ask(c, r.asks, got.address, trace);
