@@ -374,38 +374,44 @@ TEST_CASE("S2PTW with S2FWB: MemAttr[2] tells Device memory", "[smmu][walk]") {
     if (r.event) CHECK((r.event == F_PERMISSION && r.stage2 && r.cls == TT));
 }
 
+namespace {
+
+struct types_row {
+    const char* what;
+    memory_attributes incoming;
+    unsigned type, sh; ///< stage 2's MemAttr and SH
+    memory_attributes expected;
+};
+
+} // namespace
+
 TEST_CASE("S2FWB: stage 2 decides about memory types", "[smmu][walk]") {
-    struct row {
-        const char* what;
-        memory_attributes incoming;
-        unsigned type, sh; ///< stage 2's MemAttr and SH
-        memory_attributes expected;
-    };
     const auto r = GENERATE(
-        row{"stage 1's write-back", {0xff, 3}, 7, 3, {0xff, 3}},
-        row{"stage 1's write-through", {0xbb, 0}, 7, 0, {0xbb, 0}},
-        row{"stage 1's mixture, as it is", {0x4f, 3}, 7, 3, {0x4f, 3}},
-        row{"stage 1's non-cacheable", {0x44, 2}, 7, 3, {0x44, 2}},
-        row{"stage 1's Device", {0x08, 2}, 7, 3, {0x08, 2}},
-        row{"stage 1's tagged", {0xf0, 3}, 7, 3, {0xf0, 3}},
-        row{"forced: write-back keeps its hints", {0xde, 3}, 6, 3, {0xde, 3}},
-        row{"forced: write-through", {0xba, 3}, 6, 3, {0xfe, 3}},
-        row{"forced: transient stays transient", {0x31, 3}, 6, 3, {0x75, 3}},
-        row{"forced: non-cacheable, and not outer shareable for it", {0x44, 0}, 6, 3, {0xff, 3}},
-        row{"forced: non-cacheable outside only", {0x4e, 3}, 6, 3, {0xfe, 3}},
-        row{"forced: Device", {0x04, 0}, 6, 3, {0xff, 3}},
-        row{"forced: tagged", {0xf0, 3}, 6, 3, {0xf0, 3}},
-        row{"non-cacheable for write-back", {0xff, 3}, 5, 3, {0x44, 2}},
-        row{"non-cacheable for tagged", {0xf0, 3}, 5, 3, {0x44, 2}},
-        row{"not for Device", {0x0c, 2}, 5, 3, {0x0c, 2}},
-        row{"reserved: like non-cacheable", {0xff, 3}, 4, 3, {0x44, 2}},
-        row{"Device for Normal", {0xff, 3}, 1, 3, {0x04, 2}},
-        row{"Device: the stricter of both, stage 1's", {0x04, 2}, 2, 3, {0x04, 2}},
-        row{"Device: the stricter of both, stage 2's", {0x0c, 2}, 1, 3, {0x04, 2}},
-        row{"bit 3 says nothing", {0xbb, 3}, 0xe, 3, {0xff, 3}},
-        row{"bit 3 says nothing about Device", {0xff, 3}, 0xa, 3, {0x08, 2}},
-        row{"the larger shareability", {0xff, 3}, 6, 2, {0xff, 2}},
-        row{"stage 1's counts when it is larger", {0xff, 2}, 6, 0, {0xff, 2}});
+        types_row{"stage 1's write-back", {0xff, 3}, 7, 3, {0xff, 3}},
+        types_row{"stage 1's write-through", {0xbb, 0}, 7, 0, {0xbb, 0}},
+        types_row{"stage 1's mixture, as it is", {0x4f, 3}, 7, 3, {0x4f, 3}},
+        types_row{"stage 1's non-cacheable", {0x44, 2}, 7, 3, {0x44, 2}},
+        types_row{"stage 1's Device", {0x08, 2}, 7, 3, {0x08, 2}},
+        types_row{"stage 1's tagged", {0xf0, 3}, 7, 3, {0xf0, 3}},
+        types_row{"forced: write-back keeps its hints", {0xde, 3}, 6, 3, {0xde, 3}},
+        types_row{"forced: write-through", {0xba, 3}, 6, 3, {0xfe, 3}},
+        types_row{"forced: transient stays transient", {0x31, 3}, 6, 3, {0x75, 3}},
+        types_row{
+            "forced: non-cacheable, and not outer shareable for it", {0x44, 0}, 6, 3, {0xff, 3}},
+        types_row{"forced: non-cacheable outside only", {0x4e, 3}, 6, 3, {0xfe, 3}},
+        types_row{"forced: Device", {0x04, 0}, 6, 3, {0xff, 3}},
+        types_row{"forced: tagged", {0xf0, 3}, 6, 3, {0xf0, 3}},
+        types_row{"non-cacheable for write-back", {0xff, 3}, 5, 3, {0x44, 2}},
+        types_row{"non-cacheable for tagged", {0xf0, 3}, 5, 3, {0x44, 2}},
+        types_row{"not for Device", {0x0c, 2}, 5, 3, {0x0c, 2}},
+        types_row{"reserved: like non-cacheable", {0xff, 3}, 4, 3, {0x44, 2}},
+        types_row{"Device for Normal", {0xff, 3}, 1, 3, {0x04, 2}},
+        types_row{"Device: the stricter of both, stage 1's", {0x04, 2}, 2, 3, {0x04, 2}},
+        types_row{"Device: the stricter of both, stage 2's", {0x0c, 2}, 1, 3, {0x04, 2}},
+        types_row{"bit 3 says nothing", {0xbb, 3}, 0xe, 3, {0xff, 3}},
+        types_row{"bit 3 says nothing about Device", {0xff, 3}, 0xa, 3, {0x08, 2}},
+        types_row{"the larger shareability", {0xff, 3}, 6, 2, {0xff, 2}},
+        types_row{"stage 1's counts when it is larger", {0xff, 2}, 6, 0, {0xff, 2}});
     CAPTURE(r.what);
     stage2_only s;
     s.regimes.stage2.decides_types = true;
@@ -414,33 +420,28 @@ TEST_CASE("S2FWB: stage 2 decides about memory types", "[smmu][walk]") {
 }
 
 TEST_CASE("memory types of both stages", "[smmu][walk]") {
-    struct row {
-        const char* what;
-        memory_attributes incoming;
-        unsigned type, sh; ///< stage 2's MemAttr and SH
-        memory_attributes expected;
-    };
     const auto r = GENERATE(
-        row{"write-back of both", {0xff, 3}, 0xf, 3, {0xff, 3}},
-        row{"stage 1's hints stay", {0xef, 0}, 0xf, 0, {0xef, 0}},
-        row{"outer shareable wins", {0xff, 3}, 0xf, 2, {0xff, 2}},
-        row{"inner over none", {0xff, 0}, 0xf, 3, {0xff, 3}},
-        row{"reserved SH is none", {0xff, 0}, 0xf, 1, {0xff, 0}},
-        row{"stage 2 write-through", {0xff, 3}, 0xa, 3, {0xbb, 3}},
-        row{"stage 2 write-through inside only", {0xff, 3}, 0xe, 3, {0xfb, 3}},
-        row{"transient write-back becomes transient write-through", {0x77, 3}, 0xa, 3, {0x33, 3}},
-        row{"stage 1 write-through", {0xbb, 3}, 0xf, 3, {0xbb, 3}},
-        row{"stage 2 non-cacheable", {0xff, 3}, 0x5, 3, {0x44, 2}},
-        row{"non-cacheable inside only", {0xff, 3}, 0xd, 3, {0xf4, 3}},
-        row{"stage 1 non-cacheable", {0x44, 2}, 0xf, 0, {0x44, 2}},
-        row{"stage 2 Device", {0xff, 3}, 0x1, 3, {0x04, 2}},
-        row{"stage 1 Device", {0x0c, 2}, 0xf, 3, {0x0c, 2}},
-        row{"Device GRE and non-cacheable", {0x0c, 2}, 0x5, 3, {0x0c, 2}},
-        row{"Device: the stricter of both, stage 1's", {0x04, 2}, 0x2, 3, {0x04, 2}},
-        row{"Device: the stricter of both, stage 2's", {0x0c, 2}, 0x2, 3, {0x08, 2}},
-        row{"Device-nGnRnE", {0x0c, 2}, 0x0, 0, {0x00, 2}},
-        row{"tagged", {0xf0, 3}, 0xf, 3, {0xf0, 3}},
-        row{"tagged, and stage 2 write-through", {0xf0, 3}, 0xa, 3, {0xbb, 3}});
+        types_row{"write-back of both", {0xff, 3}, 0xf, 3, {0xff, 3}},
+        types_row{"stage 1's hints stay", {0xef, 0}, 0xf, 0, {0xef, 0}},
+        types_row{"outer shareable wins", {0xff, 3}, 0xf, 2, {0xff, 2}},
+        types_row{"inner over none", {0xff, 0}, 0xf, 3, {0xff, 3}},
+        types_row{"reserved SH is none", {0xff, 0}, 0xf, 1, {0xff, 0}},
+        types_row{"stage 2 write-through", {0xff, 3}, 0xa, 3, {0xbb, 3}},
+        types_row{"stage 2 write-through inside only", {0xff, 3}, 0xe, 3, {0xfb, 3}},
+        types_row{
+            "transient write-back becomes transient write-through", {0x77, 3}, 0xa, 3, {0x33, 3}},
+        types_row{"stage 1 write-through", {0xbb, 3}, 0xf, 3, {0xbb, 3}},
+        types_row{"stage 2 non-cacheable", {0xff, 3}, 0x5, 3, {0x44, 2}},
+        types_row{"non-cacheable inside only", {0xff, 3}, 0xd, 3, {0xf4, 3}},
+        types_row{"stage 1 non-cacheable", {0x44, 2}, 0xf, 0, {0x44, 2}},
+        types_row{"stage 2 Device", {0xff, 3}, 0x1, 3, {0x04, 2}},
+        types_row{"stage 1 Device", {0x0c, 2}, 0xf, 3, {0x0c, 2}},
+        types_row{"Device GRE and non-cacheable", {0x0c, 2}, 0x5, 3, {0x0c, 2}},
+        types_row{"Device: the stricter of both, stage 1's", {0x04, 2}, 0x2, 3, {0x04, 2}},
+        types_row{"Device: the stricter of both, stage 2's", {0x0c, 2}, 0x2, 3, {0x08, 2}},
+        types_row{"Device-nGnRnE", {0x0c, 2}, 0x0, 0, {0x00, 2}},
+        types_row{"tagged", {0xf0, 3}, 0xf, 3, {0xf0, 3}},
+        types_row{"tagged, and stage 2 write-through", {0xf0, 3}, 0xa, 3, {0xbb, 3}});
     CAPTURE(r.what);
     stage2_only s;
     s.page(AF | S2R | u64{r.type} << 2 | u64{r.sh} << 8);

@@ -486,20 +486,26 @@ struct everything : default_smmu_options {
     static constexpr smmu_features features = full_features;
 };
 
+/// A machine whose device "gpu", StreamID 0x10, has one page at 0x1000 and may ask for
+/// translations.
+struct machine_with_ats : guest::machine<set_associative<16, 2>, everything> {
+    machine_with_ats() {
+        start();
+        (void)iommu()
+            .attach_device("gpu", all_of_ram, stream_id{0x10}, attach_options{.ats = true})
+            .value();
+        const std::uint64_t root = stage1_stream(0x10, 1);
+        store64(ste_address(0x10) + 8, 1ULL << spec::ste::EATS::low);
+        command(spec::cmd_cfgi_ste(stream_id{0x10}, true));
+        sync();
+        map(root, 0x1000, guest::ram + 0x80'0000);
+    }
+};
+
 } // namespace
 
 TEST_CASE("ATS requests and translated transactions are counted", "[smmu][pmcg]") {
-    guest::machine<set_associative<16, 2>, everything> m;
-    m.start();
-    (void)m.iommu()
-        .attach_device("gpu", m.all_of_ram, stream_id{0x10}, attach_options{.ats = true})
-        .value();
-    const std::uint64_t root = m.stage1_stream(0x10, 1);
-    const std::uint64_t ste = m.ste_address(0x10);
-    m.store64(ste + 8, 1ULL << spec::ste::EATS::low);
-    m.command(spec::cmd_cfgi_ste(stream_id{0x10}, true));
-    m.sync();
-    m.map(root, 0x1000, guest::ram + 0x80'0000);
+    machine_with_ats m;
     auto g = m.iommu().performance_monitor();
     CHECK(g.mmio_read(pmcg::CEID0, 8) == 0xff);
     for (const std::uint64_t n : {0U, 1U, 2U}) {
@@ -521,16 +527,7 @@ TEST_CASE("ATS requests and translated transactions are counted", "[smmu][pmcg]"
 }
 
 TEST_CASE("accesses to tables are counted, whoever they are for", "[smmu][pmcg]") {
-    guest::machine<set_associative<16, 2>, everything> m;
-    m.start();
-    (void)m.iommu()
-        .attach_device("gpu", m.all_of_ram, stream_id{0x10}, attach_options{.ats = true})
-        .value();
-    const std::uint64_t root = m.stage1_stream(0x10, 1);
-    m.store64(m.ste_address(0x10) + 8, 1ULL << spec::ste::EATS::low);
-    m.command(spec::cmd_cfgi_ste(stream_id{0x10}, true));
-    m.sync();
-    m.map(root, 0x1000, guest::ram + 0x80'0000);
+    machine_with_ats m;
     auto g = m.iommu().performance_monitor();
     for (const std::uint64_t n : {0U, 1U, 2U, 3U, 4U}) {
         g.mmio_write(pmcg::EVTYPER0 + 4 * n, 4, (n + 1) | 1U << 29);
