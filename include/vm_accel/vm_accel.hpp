@@ -12,6 +12,7 @@
 #include <vm_accel/affinity/vcpu_plan.hpp>
 #include <vm_accel/affinity/vcpu_request.hpp>
 #include <vm_accel/core/address.hpp>
+#include <vm_accel/core/atomic_view.hpp>
 #include <vm_accel/core/counter.hpp>
 #include <vm_accel/core/detection.hpp>
 #include <vm_accel/core/error.hpp>
@@ -69,11 +70,15 @@
 #include <vm_accel/os/isolated_cpus.hpp>
 #include <vm_accel/os/kvm_abi.hpp>
 #include <vm_accel/os/kvm_calls.hpp>
+#include <vm_accel/os/linux_mapping.hpp>
 #include <vm_accel/os/linux_memory.hpp>
+#include <vm_accel/os/linux_small_file.hpp>
 #include <vm_accel/os/linux_threads.hpp>
 #include <vm_accel/os/memory.hpp>
 #include <vm_accel/os/memory_barrier.hpp>
+#include <vm_accel/os/memory_features.hpp>
 #include <vm_accel/os/memory_platform.hpp>
+#include <vm_accel/os/owned_word.hpp>
 #include <vm_accel/os/physical_memory.hpp>
 #include <vm_accel/os/reserved_array.hpp>
 #include <vm_accel/os/thread_mark.hpp>

@@ -11,6 +11,8 @@
 /// branches for larger ones.
 #pragma once
 
+#include <vm_accel/core/atomic_view.hpp>
+
 #include <atomic>
 #include <bit>
 #include <cstddef>
@@ -39,17 +41,16 @@ template <class Word>
 }
 template <class Word>
 inline void load(std::byte* to, const std::byte* from) noexcept {
-    // atomic_ref wants a mutable object; it is only read.
+    // atomic_view wants a mutable object; it is only read.
     const auto* const object = reinterpret_cast<const Word*>(from);
-    const Word word =
-        std::atomic_ref<Word>{*const_cast<Word*>(object)}.load(std::memory_order_relaxed);
+    const Word word = atomic_view<Word>{*const_cast<Word*>(object)}.load(std::memory_order_relaxed);
     std::memcpy(to, &word, sizeof word);
 }
 template <class Word>
 inline void store(std::byte* to, const std::byte* from) noexcept {
     Word word;
     std::memcpy(&word, from, sizeof word);
-    std::atomic_ref<Word>{*reinterpret_cast<Word*>(to)}.store(word, std::memory_order_relaxed);
+    atomic_view<Word>{*reinterpret_cast<Word*>(to)}.store(word, std::memory_order_relaxed);
 }
 
 } // namespace guest_access

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <vm_accel/core/address.hpp>
+#include <vm_accel/core/atomic_view.hpp>
 #include <vm_accel/core/field.hpp>
 #include <vm_accel/core/result.hpp>
 #include <vm_accel/core/roles.hpp>
@@ -130,7 +131,7 @@ public:
     load64(pa address) const noexcept {
         std::uint64_t* const word = aligned_word(address);
         if (word == nullptr) return std::nullopt;
-        return little_endian(std::atomic_ref<std::uint64_t>{*word}.load(std::memory_order_acquire));
+        return little_endian(atomic_view<std::uint64_t>{*word}.load(std::memory_order_acquire));
     }
 
     [[nodiscard]] std::optional<std::uint64_t>
@@ -138,8 +139,8 @@ public:
         std::uint64_t* const word = aligned_word(address);
         if (word == nullptr) return std::nullopt;
         std::uint64_t found = little_endian(expected);
-        if (std::atomic_ref<std::uint64_t>{*word}.compare_exchange_strong(
-                found, little_endian(desired), std::memory_order_acq_rel)) {
+        if (atomic_view<std::uint64_t>{*word}.compare_exchange_strong(found, little_endian(desired),
+                                                                      std::memory_order_acq_rel)) {
             tracking_.note_write(address, 8);
         }
         return little_endian(found);

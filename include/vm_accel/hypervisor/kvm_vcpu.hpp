@@ -10,6 +10,7 @@
 /// nothing.
 #pragma once
 
+#include <vm_accel/core/atomic_view.hpp>
 #include <vm_accel/core/field.hpp>
 #include <vm_accel/hypervisor/hypervisor.hpp>
 #include <vm_accel/os/kvm_abi.hpp>
@@ -106,8 +107,8 @@ private:
     [[nodiscard]] os::kvm_abi::run_page& page() noexcept {
         return *reinterpret_cast<os::kvm_abi::run_page*>(page_.data());
     }
-    [[nodiscard]] std::atomic_ref<std::uint8_t> immediate_exit() noexcept {
-        return std::atomic_ref<std::uint8_t>{page().immediate_exit};
+    [[nodiscard]] atomic_view<std::uint8_t> immediate_exit() noexcept {
+        return atomic_view<std::uint8_t>{page().immediate_exit};
     }
 
     template <class Bus>
