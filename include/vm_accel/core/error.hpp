@@ -27,6 +27,7 @@ enum class errc : std::uint8_t {
     already_initialized, ///< init() was called before
     would_deadlock,      ///< the calling thread itself holds what would be waited for
     mismatch,            ///< read back and found to differ from what was asked
+    cancelled,           ///< the caller's own callback said to stop
     system_failure,      ///< the operating system failed in a way with no name here
 };
 
@@ -58,6 +59,8 @@ enum class errc : std::uint8_t {
         return "would deadlock";
     case errc::mismatch:
         return "mismatch";
+    case errc::cancelled:
+        return "cancelled";
     case errc::system_failure:
         return "system failure";
     }

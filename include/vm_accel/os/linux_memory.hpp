@@ -5,11 +5,14 @@
 #if defined(__linux__)
 
 #include <vm_accel/os/descriptor.hpp>
+#include <vm_accel/os/linux_mapping.hpp>
+#include <vm_accel/os/linux_small_file.hpp>
+#include <vm_accel/os/memory_features.hpp>
 #include <vm_accel/os/memory_platform.hpp>
 
-#include <fcntl.h>
 #include <linux/mempolicy.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -25,7 +28,8 @@
 
 namespace vm_accel::inline v0::os {
 
-/// Models memory_platform. Stateless; any thread may call anything.
+/// Models memory_platform, huge_page_pools, lockable_memory and sealable_memory. Stateless; any
+/// thread may call anything.
 struct linux_memory {
     static constexpr std::string_view name = "linux";
     static constexpr bool can_bind = true;
@@ -39,62 +43,52 @@ struct linux_memory {
 
     /// The size of a transparent huge page; 2 MiB where the kernel does not tell.
     [[nodiscard]] std::uint64_t huge_page_bytes() const noexcept {
-        text_file file;
+        linux_small_file file;
         if (!file.read("/sys/kernel/mm/transparent_hugepage/hpage_pmd_size")) return 2u << 20;
-        const std::uint64_t bytes = number_at(file.view());
+        const std::uint64_t bytes = linux_small_file::number_at(file.view());
         return std::has_single_bit(bytes) ? bytes : 2u << 20;
     }
 
     /// mmap(2), or memfd_create(2) and mmap when a shared file is asked for.
     [[nodiscard]] result<raw_mapping> map(const mapping_request& request) const noexcept {
-        const std::uint64_t page = page_bytes();
-        const std::uint64_t alignment = std::max(request.alignment, page);
-        if (request.bytes == 0 || request.bytes % page != 0 || !std::has_single_bit(alignment) ||
-            request.bytes > std::uint64_t{1} << 56 || alignment > std::uint64_t{1} << 40) {
-            return fail(errc::invalid_argument,
-                        fixed_text<160>{"mapping "}
-                            .append_number(request.bytes)
-                            .append(" bytes: not a multiple of the page size, or too large"),
-                        "give whole pages and an alignment that is a power of two");
-        }
-        raw_mapping mapping{nullptr, request.bytes, -1};
-        if (request.shared_file) {
-            mapping.file =
-                static_cast<int>(::syscall(SYS_memfd_create, "guest-memory", MFD_CLOEXEC));
-            if (mapping.file < 0 ||
-                ::ftruncate(mapping.file, static_cast<::off_t>(request.bytes)) != 0) {
-                const int reason = errno;
-                unmap(mapping);
-                return fail_with(reason, "memfd for guest memory",
-                                 "allow memfd_create, or do not ask for a shared file");
-            }
-        }
-        // Reserve enough addresses to cut an aligned piece out, then map over it.
-        const std::uint64_t reserved = request.bytes + alignment - page;
-        void* const start = ::mmap(nullptr, reserved, PROT_NONE,
-                                   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-        if (start == MAP_FAILED) return refuse_mapping(errno, mapping);
-        auto* const first = static_cast<std::byte*>(start);
-        const std::uint64_t skipped = (0 - std::bit_cast<std::uintptr_t>(start)) & (alignment - 1);
-        std::byte* const address = first + skipped;
-        const int flags = MAP_FIXED | MAP_NORESERVE |
-                          (request.shared_file ? MAP_SHARED : MAP_PRIVATE | MAP_ANONYMOUS);
-        if (::mmap(address, request.bytes, PROT_READ | PROT_WRITE, flags, mapping.file, 0) ==
-            MAP_FAILED) {
-            const int reason = errno;
-            ::munmap(start, reserved);
-            return refuse_mapping(reason, mapping);
-        }
-        if (skipped != 0) ::munmap(start, skipped);
-        const std::uint64_t rest = reserved - skipped - request.bytes;
-        if (rest != 0) ::munmap(address + request.bytes, rest);
-        mapping.address = address;
-        return mapping;
+        return linux_mapping::map(request, page_bytes(), 0);
     }
 
-    void unmap(const raw_mapping& mapping) const noexcept {
-        if (mapping.address != nullptr) ::munmap(mapping.address, mapping.bytes);
-        if (mapping.file >= 0) ::close(mapping.file);
+    /// The same of hugetlb pages of that size, reserved in the pools.
+    [[nodiscard]] result<raw_mapping> map_huge(const mapping_request& request,
+                                               std::uint64_t huge_page_bytes) const noexcept {
+        return linux_mapping::map(request, page_bytes(), huge_page_bytes);
+    }
+
+    void unmap(const raw_mapping& mapping) const noexcept { linux_mapping::unmap(mapping); }
+
+    /// F_ADD_SEALS against shrinking, growing and further seals.
+    [[nodiscard]] result<> seal(const raw_mapping& mapping) const noexcept {
+        return linux_mapping::seal(mapping);
+    }
+
+    /// mlock2(2) (Linux 4.4), of pages as they come.
+    [[nodiscard]] result<> lock(std::byte* address, std::uint64_t bytes) const noexcept {
+        constexpr unsigned lock_on_fault = 1;
+        if (::syscall(SYS_mlock2, address, bytes, lock_on_fault) == 0) return {};
+        const int reason = errno;
+        fixed_text<160> what{"locking "};
+        what.append_number(bytes >> 20).append(" MiB of guest memory");
+        struct ::rlimit limit{};
+        // No permission: the limit is 0. No memory: the limit, or that on mappings.
+        if ((reason == EPERM || reason == ENOMEM) && ::getrlimit(RLIMIT_MEMLOCK, &limit) == 0 &&
+            limit.rlim_cur != RLIM_INFINITY)
+            return fail(errc::permission_denied,
+                        what.append(": RLIMIT_MEMLOCK is ")
+                            .append_number(limit.rlim_cur >> 10)
+                            .append(" KiB"),
+                        "raise it (ulimit -l, LimitMEMLOCK=), give the process CAP_IPC_LOCK, or do "
+                        "not ask for locked memory",
+                        reason);
+        return fail_with(reason, what,
+                         reason == ENOSYS ? "use Linux 4.4 or later"
+                                          : cure_of(reason, "allow mlock2 in the container's "
+                                                            "seccomp profile"));
     }
 
     /// mbind(2). Does not move pages that exist already.
@@ -155,21 +149,30 @@ struct linux_memory {
 
     /// MADV_POPULATE_WRITE (Linux 5.14), or one atomic write of nothing per page.
     [[nodiscard]] result<> populate(std::byte* address, std::uint64_t bytes) const noexcept {
-        constexpr int populate_write = 23; // absent from older headers
-        for (;;) {
-            if (::madvise(address, bytes, populate_write) == 0) return {};
-            const int reason = errno;
-            if (reason == EINTR || reason == EAGAIN) continue;
-            if (reason == EINVAL || reason == ENOSYS) break;
-            return fail_with(reason, "populating guest memory",
-                             "ask for less memory, or free some on the node");
-        }
+        const int reason = populate_by_advice(address, bytes);
+        if (reason == 0) return {};
+        if (reason != EINVAL && reason != ENOSYS) return refuse_pages(reason);
         const std::uint64_t page = page_bytes();
         for (std::uint64_t at = 0; at < bytes; at += page) {
             auto& first = *reinterpret_cast<unsigned char*>(address + at);
             std::atomic_ref<unsigned char>{first}.fetch_or(0, std::memory_order_relaxed);
         }
         return {};
+    }
+
+    /// MADV_POPULATE_WRITE alone: where a pool is empty, a touch would end the process.
+    [[nodiscard]] result<> populate_huge(std::byte* address, std::uint64_t bytes) const noexcept {
+        const int reason = populate_by_advice(address, bytes);
+        if (reason == 0) return {};
+        if (reason == EINVAL || reason == ENOSYS)
+            return fail_with(ENOSYS, "populating huge pages without risk (MADV_POPULATE_WRITE)",
+                             "use Linux 5.14 or later, or transparent huge pages");
+        if (reason == EFAULT || reason == ENOMEM)
+            return fail(
+                errc::exhausted,
+                "populating huge pages: the pool of a node, or the cgroup's share, is empty",
+                "raise nr_hugepages of that node, or the cgroup's limit", reason);
+        return refuse_pages(reason);
     }
 
     /// move_pages(2) as a query: nothing moves.
@@ -199,19 +202,34 @@ struct linux_memory {
     /// Free memory and page cache of one node, from sysfs.
     [[nodiscard]] result<std::uint64_t> free_bytes(unsigned node) const noexcept {
         fixed_text<64> path{"/sys/devices/system/node/node"};
-        path.append_number(node).append("/meminfo").append(std::string_view{"\0", 1});
-        text_file file;
-        const char* const terminated = path.view().data();
-        if (!file.read(terminated))
-            return fail_with(errno, path.view().substr(0, path.size() - 1),
-                             "mount /sys, or let the planner use the node's size");
+        path.append_number(node).append("/meminfo");
+        const fixed_text<64> shown = path;
+        linux_small_file file;
+        if (!file.read(path.append(nul).view().data()))
+            return fail_with(errno, shown, "mount /sys, or let the planner use the node's size");
         std::uint64_t kib = 0;
         for (const std::string_view key :
              {" MemFree:", " Active(file):", " Inactive(file):", " SReclaimable:"}) {
             const std::size_t at = file.view().find(key);
-            if (at != std::string_view::npos) kib += number_at(file.view().substr(at + key.size()));
+            if (at != std::string_view::npos)
+                kib += linux_small_file::number_at(file.view().substr(at + key.size()));
         }
         return kib * 1024;
+    }
+
+    /// Pages of one node's hugetlb pool of that size that nobody has, from sysfs.
+    [[nodiscard]] result<std::uint64_t>
+    free_huge_pages(unsigned node, std::uint64_t huge_page_bytes) const noexcept {
+        fixed_text<128> path{"/sys/devices/system/node/node"};
+        path.append_number(node).append("/hugepages/hugepages-");
+        path.append_number(huge_page_bytes >> 10).append("kB/free_hugepages");
+        const fixed_text<128> shown = path;
+        linux_small_file file;
+        if (file.read(path.append(nul).view().data()))
+            return linux_small_file::number_at(file.view());
+        const int reason = errno;
+        return fail_with(reason == ENOENT ? ENOSYS : reason, shown,
+                         "ask for a size that /sys/kernel/mm/hugepages has, or mount /sys");
     }
 
 private:
@@ -228,47 +246,26 @@ private:
         return "see the manual page of the call";
     }
 
-    /// The start of a small file of /sys, whole in practice.
-    class text_file {
-    public:
-        /// False with errno set when the file cannot be read.
-        [[nodiscard]] bool read(const char* path) noexcept {
-            const descriptor file{::open(path, O_RDONLY | O_CLOEXEC)};
-            if (!file) return false;
-            while (size_ < bytes_.size()) {
-                const ::ssize_t n =
-                    ::read(file.get(), bytes_.data() + size_, bytes_.size() - size_);
-                if (n < 0) return false;
-                if (n == 0) break;
-                size_ += static_cast<std::size_t>(n);
-            }
-            return true;
+    /// Ends a path for the system.
+    static constexpr std::string_view nul{"\0", 1};
+
+    /// 0, or the errno that stays after interruptions.
+    [[nodiscard]] static int populate_by_advice(std::byte* address, std::uint64_t bytes) noexcept {
+        constexpr int populate_write = 23; // absent from older headers
+        for (;;) {
+            if (::madvise(address, bytes, populate_write) == 0) return 0;
+            if (errno != EINTR && errno != EAGAIN) return errno;
         }
-        [[nodiscard]] std::string_view view() const noexcept { return {bytes_.data(), size_}; }
-
-    private:
-        std::array<char, 8192> bytes_{};
-        std::size_t size_ = 0;
-    };
-
-    /// The decimal number that text starts with after blanks; 0 if there is none.
-    [[nodiscard]] static std::uint64_t number_at(std::string_view text) noexcept {
-        std::uint64_t value = 0;
-        std::size_t i = 0;
-        while (i < text.size() && text[i] == ' ')
-            ++i;
-        for (; i < text.size() && text[i] >= '0' && text[i] <= '9'; ++i)
-            value = value * 10 + static_cast<std::uint64_t>(text[i] - '0');
-        return value;
     }
 
-    [[nodiscard]] static tl::unexpected<error> refuse_mapping(int reason,
-                                                              const raw_mapping& made) noexcept {
-        linux_memory{}.unmap(made);
-        return fail_with(reason, "mapping memory",
-                         "ask for less, or raise the address-space limit");
+    [[nodiscard]] static tl::unexpected<error> refuse_pages(int reason) noexcept {
+        return fail_with(reason, "populating guest memory",
+                         "ask for less memory, or free some on the node");
     }
 };
+
+static_assert(huge_page_pools<linux_memory> && lockable_memory<linux_memory> &&
+              sealable_memory<linux_memory>);
 
 } // namespace vm_accel::inline v0::os
 
