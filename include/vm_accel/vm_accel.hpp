@@ -72,6 +72,7 @@
 #include <vm_accel/os/kvm_calls.hpp>
 #include <vm_accel/os/linux_mapping.hpp>
 #include <vm_accel/os/linux_memory.hpp>
+#include <vm_accel/os/linux_scheduling.hpp>
 #include <vm_accel/os/linux_small_file.hpp>
 #include <vm_accel/os/linux_threads.hpp>
 #include <vm_accel/os/memory.hpp>
@@ -83,6 +84,7 @@
 #include <vm_accel/os/reserved_array.hpp>
 #include <vm_accel/os/thread_mark.hpp>
 #include <vm_accel/os/thread_platform.hpp>
+#include <vm_accel/os/thread_scheduling.hpp>
 #include <vm_accel/os/threads.hpp>
 #include <vm_accel/os/topology_source.hpp>
 #include <vm_accel/os/wakeup.hpp>

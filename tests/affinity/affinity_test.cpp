@@ -30,26 +30,25 @@ void on_a_thread(Work work) {
 }
 
 /// A platform that sets something other than what it was asked for.
-struct disobedient_platform {
+struct disobedient_platform : claims_nothing {
     static constexpr std::string_view name = "disobedient";
     static constexpr bool can_pin_threads = true;
     static constexpr bool pins_are_real = false;
     result<cpu_topology> load() noexcept { return make_topology({}); }
-    result<> pin(const os::cpu_set&) noexcept { return {}; }
-    result<os::cpu_set> pinned() noexcept { return os::cpu_set::of(7); }
+    os::thread_id current_thread() noexcept { return os::thread_id{1}; }
+    result<> pin(os::thread_id, const os::cpu_set&) noexcept { return {}; }
+    result<os::cpu_set> pinned(os::thread_id) noexcept { return os::cpu_set::of(7); }
 };
 
 /// A platform that has no call to pin threads, and says so.
-struct pinless_platform {
+struct pinless_platform : claims_nothing {
     static constexpr std::string_view name = "pinless";
-    static constexpr bool can_pin_threads = false;
     result<cpu_topology> load() noexcept { return make_topology({}); }
 };
 
 /// A platform that is in a bad way.
-struct broken_platform {
+struct broken_platform : claims_nothing {
     static constexpr std::string_view name = "broken";
-    static constexpr bool can_pin_threads = false;
     result<cpu_topology> load() noexcept {
         return fail(errc::unavailable, "broken: no topology", "mend it");
     }

@@ -195,8 +195,9 @@ private:
                                 .append_number(pin.requested_cpu)
                                 .append(", and no system has so many"),
                             "use a plan that plan() or configure() made");
-            if (const result<> done = platform_.pin(wanted); !done) return done;
-            const result<os::cpu_set> actual = platform_.pinned();
+            const os::thread_id thread = platform_.current_thread();
+            if (const result<> done = platform_.pin(thread, wanted); !done) return done;
+            const result<os::cpu_set> actual = platform_.pinned(thread);
             if (!actual) return fail(actual);
             pin.actual = *actual;
             if (pin.actual == wanted) return {};

@@ -66,6 +66,27 @@ public:
     }
 
     friend constexpr bool operator==(const cpu_set&, const cpu_set&) = default;
+    /// The CPUs of both.
+    friend constexpr cpu_set operator&(const cpu_set& a, const cpu_set& b) noexcept {
+        cpu_set out;
+        for (std::size_t i = 0; i < out.words_.size(); ++i)
+            out.words_[i] = a.words_[i] & b.words_[i];
+        return out;
+    }
+    /// The CPUs of either.
+    friend constexpr cpu_set operator|(const cpu_set& a, const cpu_set& b) noexcept {
+        cpu_set out;
+        for (std::size_t i = 0; i < out.words_.size(); ++i)
+            out.words_[i] = a.words_[i] | b.words_[i];
+        return out;
+    }
+    /// The CPUs of `a` that are not in `b`.
+    friend constexpr cpu_set operator-(const cpu_set& a, const cpu_set& b) noexcept {
+        cpu_set out;
+        for (std::size_t i = 0; i < out.words_.size(); ++i)
+            out.words_[i] = a.words_[i] & ~b.words_[i];
+        return out;
+    }
 
 private:
     std::array<word, capacity / bits_per_word> words_{};
