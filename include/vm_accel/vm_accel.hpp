@@ -4,11 +4,15 @@
 #include <vm_accel/affinity/affinity.hpp>
 #include <vm_accel/affinity/cpu_order.hpp>
 #include <vm_accel/affinity/cpu_picker.hpp>
+#include <vm_accel/affinity/cpuset_watch.hpp>
 #include <vm_accel/affinity/fixed_platform.hpp>
+#include <vm_accel/affinity/helper_cpus.hpp>
 #include <vm_accel/affinity/linux_platform.hpp>
 #include <vm_accel/affinity/pin_reason.hpp>
 #include <vm_accel/affinity/planner.hpp>
 #include <vm_accel/affinity/platform.hpp>
+#include <vm_accel/affinity/scheduling.hpp>
+#include <vm_accel/affinity/thread_pin.hpp>
 #include <vm_accel/affinity/vcpu_plan.hpp>
 #include <vm_accel/affinity/vcpu_request.hpp>
 #include <vm_accel/core/address.hpp>
@@ -54,6 +58,7 @@
 #include <vm_accel/numa/load_balanced.hpp>
 #include <vm_accel/numa/local_first.hpp>
 #include <vm_accel/numa/migration.hpp>
+#include <vm_accel/numa/nearest_room.hpp>
 #include <vm_accel/numa/numa_allocator.hpp>
 #include <vm_accel/numa/object_pool.hpp>
 #include <vm_accel/numa/pmr_adapter.hpp>
@@ -65,6 +70,7 @@
 #include <vm_accel/numa/strategy.hpp>
 #include <vm_accel/os/cpu_set.hpp>
 #include <vm_accel/os/descriptor.hpp>
+#include <vm_accel/os/dynamic_library.hpp>
 #include <vm_accel/os/exhaustion.hpp>
 #include <vm_accel/os/file_system.hpp>
 #include <vm_accel/os/isolated_cpus.hpp>
@@ -88,6 +94,12 @@
 #include <vm_accel/os/threads.hpp>
 #include <vm_accel/os/topology_source.hpp>
 #include <vm_accel/os/wakeup.hpp>
+#include <vm_accel/os/windows_abi.hpp>
+#include <vm_accel/os/windows_calls.hpp>
+#include <vm_accel/os/windows_groups.hpp>
+#include <vm_accel/os/windows_memory.hpp>
+#include <vm_accel/os/windows_scheduling.hpp>
+#include <vm_accel/os/windows_threads.hpp>
 #include <vm_accel/os/worker_thread.hpp>
 #include <vm_accel/smmu/assembly.hpp>
 #include <vm_accel/smmu/caches/change_epoch.hpp>
@@ -136,6 +148,7 @@
 #include <vm_accel/smmu/host/attachment.hpp>
 #include <vm_accel/smmu/host/attachment_set.hpp>
 #include <vm_accel/smmu/host/bitmap_streams.hpp>
+#include <vm_accel/smmu/host/copying_port.hpp>
 #include <vm_accel/smmu/host/detection.hpp>
 #include <vm_accel/smmu/host/dma_port.hpp>
 #include <vm_accel/smmu/host/host_errors.hpp>

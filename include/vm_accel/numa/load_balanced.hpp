@@ -32,14 +32,17 @@ struct load_balanced {
         }
         if (near.empty() && without_cpus.empty()) return numa_planning::no_memory_node();
         memory_plan plan;
+        const numa_planning::chunk_allowance chunks{inventory, requests};
         for (unsigned r = 0; r < requests.size(); ++r) {
             std::uint64_t left = requests[r].bytes;
+            const std::size_t most = chunks.of(requests[r]);
             if (requests[r].node != any_node) {
                 left = near.give_to(plan, r, requests[r].node, left);
                 left = without_cpus.give_to(plan, r, requests[r].node, left);
             }
-            left = near.spread(plan, r, left, "its share, all nodes keeping equally much free");
-            left = without_cpus.spread(plan, r, left, "no node with CPUs has room left");
+            left =
+                near.spread(plan, r, left, most, "its share, all nodes keeping equally much free");
+            left = without_cpus.spread(plan, r, left, most, "no node with CPUs has room left");
             if (left == 0) continue;
             const unsigned node = near.empty() ? without_cpus.fullest() : near.fullest();
             numa_planning::append(
@@ -60,45 +63,42 @@ private:
         }
     };
 
-    /// Some of the nodes, the one with the most room at hand: a heap.
+    /// Some of the nodes, the one with the most room at hand: a heap. Entries may tell
+    /// of more room than is left; they are put right when they come to the top.
     class nodes_by_room {
     public:
         explicit nodes_by_room(const memory_inventory& inventory)
             : inventory_(inventory),
               granule_(std::max<std::uint64_t>(inventory.granule, 1)),
+              room_(inventory.topology->nodes.size(), 0),
               share_(inventory.topology->nodes.size(), 0) {}
 
-        void add(unsigned node) { push({node, std::min(inventory_.free_bytes[node], most_room)}); }
+        void add(unsigned node) {
+            room_[node] = std::min(inventory_.free_bytes[node], most_room);
+            push({node, room_[node]});
+        }
         [[nodiscard]] bool empty() const noexcept { return heap_.empty(); }
-        [[nodiscard]] unsigned fullest() const noexcept { return heap_.front().node; }
+        [[nodiscard]] unsigned fullest() { return top().node; }
 
         /// Gives what fits to one node, if it is among these; returns what is left.
         [[nodiscard]] std::uint64_t give_to(memory_plan& plan, unsigned request, unsigned node,
                                             std::uint64_t bytes) {
-            for (entry& e : heap_) {
-                if (e.node != node) continue;
-                const std::uint64_t part = numa_planning::fitting(bytes, e.room, granule_);
-                e.room -= part;
-                std::make_heap(heap_.begin(), heap_.end());
-                emit(plan, request, node, part, "asked for");
-                return bytes - part;
-            }
-            return bytes;
+            if (node >= room_.size() || room_[node] == 0) return bytes;
+            const std::uint64_t part = numa_planning::fitting(bytes, room_[node], granule_);
+            room_[node] -= part;
+            emit(plan, request, node, part, "asked for");
+            return bytes - part;
         }
 
-        /// Lowers the nodes with most room to a common level until `bytes` are
-        /// given, in whole granules and then the rest; returns what did not fit.
+        /// Lowers up to `most` nodes with most room to a common level until `bytes` are
+        /// given, in whole granules and then the rest; goes on with others where that
+        /// was not enough. Returns what did not fit.
         [[nodiscard]] std::uint64_t spread(memory_plan& plan, unsigned request, std::uint64_t bytes,
-                                           std::string_view why) {
+                                           std::size_t most, std::string_view why) {
             if (bytes == 0 || heap_.empty()) return bytes;
-            std::uint64_t left = lower_to_level(bytes - bytes % granule_);
-            // What rounding left over: granule by granule.
-            while (left != 0 && heap_.front().room >= granule_) {
-                entry top = pop();
-                take(top, granule_);
-                push(top);
-                left -= granule_;
-            }
+            std::uint64_t left = bytes - bytes % granule_;
+            while (left != 0 && top().room >= granule_)
+                left = lower_to_level(left, most);
             for (const unsigned node : receivers_) {
                 emit(plan, request, node, share_[node], why);
                 share_[node] = 0;
@@ -106,11 +106,11 @@ private:
             receivers_.clear();
             // The rest goes last, so that all before it is whole.
             std::uint64_t tail = bytes % granule_;
-            if (left == 0 && tail != 0 && heap_.front().room >= tail) {
-                entry top = pop();
-                top.room -= tail;
-                push(top);
-                emit(plan, request, top.node, tail, why);
+            if (left == 0 && tail != 0 && top().room >= tail) {
+                entry fullest = pop();
+                room_[fullest.node] -= tail;
+                push({fullest.node, room_[fullest.node]});
+                emit(plan, request, fullest.node, tail, why);
                 tail = 0;
             }
             return left + tail;
@@ -120,16 +120,14 @@ private:
         /// More than any node has, and small enough for 1,024 of them to be added up.
         static constexpr std::uint64_t most_room = std::uint64_t{1} << 53;
 
-        /// Gives whole granules above the level at which `bytes` are given; returns
-        /// the few granules that rounding leaves. No more nodes are looked at than
+        /// Gives whole granules above the level at which `bytes` are given, or all that
+        /// `most` nodes have; returns what is left. No more nodes are looked at than
         /// there are granules to give.
-        [[nodiscard]] std::uint64_t lower_to_level(std::uint64_t bytes) {
-            if (bytes == 0) return 0;
+        [[nodiscard]] std::uint64_t lower_to_level(std::uint64_t bytes, std::size_t most) {
             std::uint64_t above = 0; // what lowering those in hand to the last one's room gives
             in_hand_.assign(1, pop());
-            while (!heap_.empty() && in_hand_.size() < bytes / granule_) {
-                const std::uint64_t step =
-                    (in_hand_.back().room - heap_.front().room) * in_hand_.size();
+            while (!heap_.empty() && in_hand_.size() < std::min(bytes / granule_, most)) {
+                const std::uint64_t step = (in_hand_.back().room - top().room) * in_hand_.size();
                 if (above + step >= bytes) break;
                 above += step;
                 in_hand_.push_back(pop());
@@ -144,12 +142,28 @@ private:
                 bytes -= part;
                 push(e);
             }
-            return bytes;
+            // What rounding left over: granule by granule, to these alone if they are
+            // as many as may be.
+            std::uint64_t few = std::min(bytes, in_hand_.size() * granule_);
+            bytes -= few;
+            const bool others = in_hand_.size() < most;
+            for (; others && few != 0 && top().room >= granule_; few -= granule_) {
+                entry fullest = pop();
+                take(fullest, granule_);
+                push(fullest);
+            }
+            for (auto e = in_hand_.begin(); !others && few != 0 && e != in_hand_.end(); ++e) {
+                if (room_[e->node] < granule_) continue;
+                take(*e, granule_); // its entry in the heap is put right later
+                few -= granule_;
+            }
+            return bytes + few;
         }
 
         void take(entry& from, std::uint64_t bytes) {
             if (bytes == 0) return;
             from.room -= bytes;
+            room_[from.node] = from.room;
             if (share_[from.node] == 0) receivers_.push_back(from.node);
             share_[from.node] += bytes;
         }
@@ -165,14 +179,24 @@ private:
             std::push_heap(heap_.begin(), heap_.end());
         }
         [[nodiscard]] entry pop() {
+            const entry most = top();
             std::pop_heap(heap_.begin(), heap_.end());
-            const entry top = heap_.back();
             heap_.pop_back();
-            return top;
+            return most;
+        }
+        /// The first entry, after those that told of too much room were put right.
+        [[nodiscard]] const entry& top() {
+            while (heap_.front().room != room_[heap_.front().node]) {
+                std::pop_heap(heap_.begin(), heap_.end());
+                heap_.back().room = room_[heap_.back().node];
+                std::push_heap(heap_.begin(), heap_.end());
+            }
+            return heap_.front();
         }
 
         const memory_inventory& inventory_;
         std::uint64_t granule_;
+        std::vector<std::uint64_t> room_; ///< by node
         std::vector<entry> heap_{};
         std::vector<entry> in_hand_{};
         std::vector<std::uint64_t> share_;  ///< of the request at hand, by node

@@ -1,13 +1,13 @@
 /// Memory near the CPUs that use it: the wanted node first, then by distance.
 #pragma once
 
+#include <vm_accel/numa/nearest_room.hpp>
 #include <vm_accel/numa/strategy.hpp>
 
 #include <algorithm>
 #include <cstdint>
 #include <span>
 #include <string_view>
-#include <vector>
 
 namespace vm_accel::inline v0 {
 
@@ -20,61 +20,39 @@ struct local_first {
     plan(const memory_inventory& inventory,
          std::span<const memory_request> requests) const noexcept {
         const cpu_topology& topology = *inventory.topology;
-        std::vector<std::uint64_t> room = inventory.free_bytes;
-        room.resize(topology.nodes.size(), 0);
-        std::vector<bool> usable;
-        for (const std::uint64_t bytes : room)
-            usable.push_back(bytes != 0);
+        const auto last = static_cast<unsigned>(topology.nodes.size());
+        numa_planning::nearest_room room{topology, inventory.free_bytes, inventory.granule};
+        numa_planning::nearest_room usable = room;
         memory_plan plan;
+        plan.reserve(requests.size());
         for (unsigned r = 0; r < requests.size(); ++r) {
-            const unsigned wanted = std::min<unsigned>(
-                requests[r].node == any_node ? requests[r].local : requests[r].node,
-                static_cast<unsigned>(topology.nodes.size() - (topology.nodes.empty() ? 0 : 1)));
-            std::uint64_t left = requests[r].bytes;
-            unsigned nearest = no_index;
-            // The common case needs no sorting.
-            if (wanted < room.size() && left <= room[wanted]) {
-                take(plan, r, wanted, left, os::bind_mode::bind, reason(topology, wanted, wanted));
-                room[wanted] -= left;
-                continue;
-            }
-            for (const unsigned node : by_distance(topology, wanted)) {
-                if (!usable[node]) continue;
-                if (nearest == no_index) nearest = node;
+            const memory_request& request = requests[r];
+            const unsigned wanted =
+                std::min(request.node == any_node ? request.local : request.node,
+                         last - (last == 0 ? 0 : 1));
+            std::uint64_t left = request.bytes;
+            while (left != 0) {
+                const unsigned node = room.find(wanted, left);
+                if (node == no_index) break;
                 const std::uint64_t part =
-                    numa_planning::fitting(left, room[node], inventory.granule);
-                take(plan, r, node, part, os::bind_mode::bind, reason(topology, wanted, node));
-                room[node] -= part;
+                    numa_planning::fitting(left, room.of(node), inventory.granule);
+                numa_planning::append(
+                    plan, {r, node, part, os::bind_mode::bind, reason(topology, wanted, node)});
+                room.take(node, part);
                 left -= part;
-                if (left == 0) break;
             }
-            if (nearest == no_index) return numa_planning::no_memory_node();
-            take(plan, r, nearest, left, os::bind_mode::prefer,
-                 numa_planning::about(topology, nearest, "nearest; no node has room for the rest"));
+            if (left == 0) continue;
+            const unsigned node = usable.find(wanted, 1);
+            if (node == no_index) return numa_planning::no_memory_node();
+            numa_planning::append(
+                plan,
+                {r, node, left, os::bind_mode::prefer,
+                 numa_planning::about(topology, node, "nearest; no node has room for the rest")});
         }
         return plan;
     }
 
 private:
-    static void take(memory_plan& plan, unsigned request, unsigned node, std::uint64_t bytes,
-                     os::bind_mode mode, const fixed_text<120>& why) {
-        numa_planning::append(plan, {request, node, bytes, mode, why});
-    }
-
-    [[nodiscard]] static std::vector<unsigned> by_distance(const cpu_topology& topology,
-                                                           unsigned from) {
-        std::vector<unsigned> order;
-        for (unsigned i = 0; i < topology.nodes.size(); ++i)
-            order.push_back(i);
-        std::sort(order.begin(), order.end(), [&](unsigned a, unsigned b) {
-            if ((a == from) != (b == from)) return a == from;
-            const std::uint32_t to_a = topology.distance(from, a);
-            const std::uint32_t to_b = topology.distance(from, b);
-            return to_a != to_b ? to_a < to_b : a < b;
-        });
-        return order;
-    }
-
     [[nodiscard]] static fixed_text<120> reason(const cpu_topology& topology, unsigned wanted,
                                                 unsigned node) noexcept {
         if (node == wanted) return numa_planning::about(topology, node, "local");

@@ -11,6 +11,7 @@
 #include <vm_accel/topology/cpu_topology.hpp>
 
 #include <concepts>
+#include <cstddef>
 #include <cstdint>
 #include <limits>
 #include <span>
@@ -27,6 +28,10 @@ struct memory_inventory {
     const cpu_topology* topology = nullptr;
     std::vector<std::uint64_t> free_bytes{}; ///< by node index; 0 takes a node out of planning
     std::uint64_t granule = 2u << 20;        ///< chunks end on multiples of it within a request
+    /// About how many chunks a plan may have: each is a mapping, of which Linux gives a
+    /// process 65,530 (vm.max_map_count). Strategies that spread a request spread it
+    /// over fewer nodes instead; where nodes are full there may be more.
+    std::size_t most_chunks = 8192;
 };
 
 /// One piece of guest RAM, or one guest node.
@@ -91,6 +96,27 @@ namespace numa_planning {
     fixed_text<120> text{"node "};
     return text.append_number(topology.nodes[node].os_index).append(": ").append(why);
 }
+
+/// How many chunks each request may become: one, and of the rest as its size demands.
+class chunk_allowance {
+public:
+    chunk_allowance(const memory_inventory& inventory,
+                    std::span<const memory_request> requests) noexcept
+        : spare_(inventory.most_chunks > requests.size()
+                     ? static_cast<double>(inventory.most_chunks - requests.size())
+                     : 0.0) {
+        for (const memory_request& request : requests)
+            total_ += static_cast<double>(request.bytes);
+    }
+    [[nodiscard]] std::size_t of(const memory_request& request) const noexcept {
+        if (request.bytes == 0) return 1;
+        return 1 + static_cast<std::size_t>(spare_ * (static_cast<double>(request.bytes) / total_));
+    }
+
+private:
+    double spare_;
+    double total_ = 0;
+};
 
 /// Appends a chunk, or enlarges the last one where it only continues it.
 inline void append(memory_plan& plan, const memory_chunk& chunk) {
