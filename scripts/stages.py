@@ -39,12 +39,17 @@ def elapsed():
 
 
 class Results:
-    """What passed, failed and was skipped, with the reasons."""
+    """What passed, failed and was skipped, with the reasons. One thread's."""
 
     def __init__(self):
         self.passed, self.failed, self.skipped = 0, [], []
         lines = (ROOT / "scripts" / "allowed-skips.txt").read_text(encoding="utf-8").splitlines()
         self.allowed = [re.compile(line) for line in lines if line and not line.startswith("#")]
+
+    def add(self, other):
+        self.passed += other.passed
+        self.failed += [name for name in other.failed if name not in self.failed]
+        self.skipped += other.skipped
 
     def ok(self, count=1):
         self.passed += count
@@ -66,6 +71,16 @@ class Results:
         self.skipped.append((name, reasons[0]))
 
 
+RUNNING = set()  # the process groups of commands that have not ended
+
+
+def end_group(group):
+    try:
+        os.killpg(group, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+
+
 def run(command, env=None, progress=None, limit=LIMIT):
     """Runs a command and gives (exit status, output). Says a line every 20 seconds.
 
@@ -75,14 +90,12 @@ def run(command, env=None, progress=None, limit=LIMIT):
                                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                                stderr=subprocess.STDOUT, errors="replace",
                                env={**os.environ, **(env or {})}, start_new_session=True)
+    RUNNING.add(process.pid)
     expired = threading.Event()
 
     def end():
         expired.set()
-        try:
-            os.killpg(process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
+        end_group(process.pid)
 
     timer = threading.Timer(limit, end)
     timer.daemon = True
@@ -95,11 +108,9 @@ def run(command, env=None, progress=None, limit=LIMIT):
                 last = time.monotonic()
                 say(f"  {elapsed()} {progress}: {line.strip()[:100]}")
         status = process.wait()
-    except BaseException:  # such as control-C, which the command does not get itself
-        end()
-        raise
     finally:
         timer.cancel()
+        RUNNING.discard(process.pid)
     if expired.is_set():
         return EXPIRED, "".join(output) + f"\nended: it still ran after {limit} s\n"
     return status, "".join(output)
@@ -348,13 +359,14 @@ class Stages:
 
     def formatting(self):
         """clang-format-19 changes nothing"""
-        clean = True
-        for path in (path for path in sources() if path.endswith((".cpp", ".hpp"))):
-            status, output = run(["clang-format-19", "--dry-run", "--Werror", path])
-            if status != 0:
-                clean = False
-                self.results.fail(f"format: {path}", output.split("\n")[0])
-        if clean:
+        paths = [path for path in sources() if path.endswith((".cpp", ".hpp"))]
+        status, output = run(["clang-format-19", "--dry-run", "--Werror", *paths])
+        wrong = sorted(set(re.findall(r"^(.+?):\d+:\d+: error:", output, re.M)))
+        for path in wrong:
+            self.results.fail(f"format: {path}")
+        if status != 0 and not wrong:
+            self.results.fail("clang-format-19", output)
+        elif not wrong:
             self.results.ok()
 
     def tidy(self):
@@ -490,9 +502,11 @@ class Stages:
 
 
 ALL = ["packages", "formatting", "unit", "compile_fail", "structure", "consumers", "programs",
-       "benchmarks", "lone_headers", "sanitizers", "threads", "models", "tidy", "walk_oracle", "differential",
-       "arm64", "demo"]
+       "benchmarks", "lone_headers", "sanitizers", "threads", "tidy", "models", "walk_oracle",
+       "differential", "arm64", "demo"]
 QUICK = ["formatting", "unit", "compile_fail", "structure"]
+# Each keeps one core busy: what follows one another in a run is done as many at a time as there are.
+ONE_CORE = {"tidy", "models", "walk_oracle", "differential"}
 SLOWER = ["slower"]
 
 
@@ -505,6 +519,33 @@ def sources():
     return [line for line in output.splitlines() if (ROOT / line).is_file()]
 
 
+def groups(names):
+    """The stages in order; what may run side by side is one group."""
+    group = []
+    for name in names:
+        if group and not (name in ONE_CORE and group[-1] in ONE_CORE):
+            yield group
+            group = []
+        group.append(name)
+    yield group
+
+
+def one_stage(name, number, options):
+    """Runs a stage, and gives its results."""
+    results = Results()
+    stage = getattr(Stages(results, options), name)
+    say(f"== {elapsed()} [{number}] {name}: {stage.__doc__}")
+    try:
+        stage()
+    except OSError as error:
+        results.fail(name, str(error))
+    passed, failed, skipped = results.passed, len(results.failed), len(results.skipped)
+    if passed + failed + skipped == 0:
+        results.fail(f"{name}: counted no test")
+    say(f"   {name}: {passed} passed, {failed} failed, {skipped} skipped")
+    return results
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -514,25 +555,16 @@ def main():
     parser.add_argument("--list", action="store_true")
     options = parser.parse_args()
     results = Results()
-    stages = Stages(results, options)
     names = options.stage or (QUICK if options.quick else ALL + (SLOWER if options.all else []))
     if options.list:
         for name in ALL + SLOWER:
-            print(f"{name:14}{getattr(stages, name).__doc__}")
+            print(f"{name:14}{getattr(Stages, name).__doc__}")
         return 0
-    for number, name in enumerate(names, 1):
-        stage = getattr(stages, name)
-        say(f"== {elapsed()} [{number}/{len(names)}] {name}: {stage.__doc__}")
-        before = (results.passed, len(results.failed), len(results.skipped))
-        try:
-            stage()
-        except OSError as error:
-            results.fail(name, str(error))
-        after = (results.passed, len(results.failed), len(results.skipped))
-        passed, failed, skipped = (b - a for a, b in zip(before, after))
-        if passed + failed + skipped == 0:
-            results.fail(f"{name}: counted no test")
-        say(f"   {passed} passed, {failed} failed, {skipped} skipped")
+    pool = concurrent.futures.ThreadPoolExecutor(JOBS)
+    for group in groups(names):
+        for part in pool.map(lambda name: one_stage(
+                name, f"{names.index(name) + 1}/{len(names)}", options), group):
+            results.add(part)
     say(f"== {elapsed()} done")
     for name, reason in results.skipped:
         say(f"skipped: {name}: {reason}")
@@ -543,4 +575,9 @@ def main():
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:  # the commands are in sessions of their own and do not get it
+        for group in list(RUNNING):
+            end_group(group)
+        os._exit(130)
