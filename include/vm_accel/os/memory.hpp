@@ -5,12 +5,16 @@
 
 #if defined(__linux__)
 #include <vm_accel/os/linux_memory.hpp>
+#elif defined(_WIN32)
+#include <vm_accel/os/windows_memory.hpp>
 #endif
 
 namespace vm_accel::inline v0::os {
 
 #if defined(__linux__)
 using native_memory = linux_memory;
+#elif defined(_WIN32)
+using native_memory = windows_memory;
 #else
 using native_memory = unsupported_memory;
 #endif

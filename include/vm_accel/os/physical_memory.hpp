@@ -5,6 +5,8 @@
 
 #if defined(__unix__) || defined(__APPLE__)
 #include <unistd.h>
+#elif defined(_WIN32)
+#include <vm_accel/os/windows_calls.hpp>
 #endif
 
 namespace vm_accel::inline v0::os {
@@ -16,6 +18,10 @@ namespace vm_accel::inline v0::os {
     const long page = ::sysconf(_SC_PAGESIZE);
     if (pages > 0 && page > 0)
         return static_cast<std::uint64_t>(pages) * static_cast<std::uint64_t>(page);
+#elif defined(_WIN32)
+    windows_abi::memory_status status;
+    if (::GlobalMemoryStatusEx(as_system<_MEMORYSTATUSEX>(&status)) != 0)
+        return status.total_physical;
 #endif
     return 0;
 }

@@ -7,6 +7,8 @@
 
 #if defined(__unix__) || defined(__APPLE__)
 #include <sys/mman.h>
+#elif defined(_WIN32)
+#include <vm_accel/os/windows_calls.hpp>
 #endif
 
 namespace vm_accel::inline v0::os {
@@ -46,6 +48,13 @@ public:
         (void)::madvise(mapped, count * element_bytes, MADV_NOHUGEPAGE);
 #endif
         data_ = static_cast<T*>(mapped);
+#elif defined(_WIN32)
+        // Counted against the page file as a whole; pages come with the first touch.
+        data_ = static_cast<T*>(
+            ::VirtualAlloc(nullptr, count * element_bytes,
+                           windows_abi::allocate_reserve | windows_abi::allocate_commit,
+                           windows_abi::page_read_write));
+        if (data_ == nullptr) return false;
 #else
         data_ = static_cast<T*>(std::calloc(count, element_bytes));
         if (data_ == nullptr) return false;
@@ -66,6 +75,8 @@ private:
         if (data_ == nullptr) return;
 #if defined(__unix__) || defined(__APPLE__)
         (void)::munmap(static_cast<void*>(data_), size_ * element_bytes);
+#elif defined(_WIN32)
+        (void)::VirtualFree(data_, 0, windows_abi::free_release);
 #else
         std::free(data_);
 #endif

@@ -5,12 +5,16 @@
 
 #if defined(__linux__)
 #include <vm_accel/os/linux_threads.hpp>
+#elif defined(_WIN32)
+#include <vm_accel/os/windows_threads.hpp>
 #endif
 
 namespace vm_accel::inline v0::os {
 
 #if defined(__linux__)
 using native_threads = linux_threads;
+#elif defined(_WIN32)
+using native_threads = windows_threads;
 #else
 using native_threads = unsupported_threads;
 #endif
