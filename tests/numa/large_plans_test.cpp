@@ -10,6 +10,7 @@
 
 #include <algorithm>
 #include <tuple>
+#include <utility>
 #include <vector>
 
 using namespace vm_accel;
@@ -119,8 +120,10 @@ TEST_CASE("local_first is what trying all nodes by distance gives") {
         for (unsigned i = 0; i < nodes; ++i)
             if (inventory.free_bytes[i] != 0) order.push_back(i);
         const unsigned from = requests[r].local;
-        std::stable_sort(order.begin(), order.end(), [&](unsigned a, unsigned b) {
-            const auto key = [&](unsigned n) { return n == from ? 0 : t.distance(from, n); };
+        std::sort(order.begin(), order.end(), [&](unsigned a, unsigned b) {
+            const auto key = [&](unsigned n) {
+                return std::pair{n == from ? 0u : t.distance(from, n), n};
+            };
             return key(a) < key(b);
         });
         std::uint64_t left = requests[r].bytes;
