@@ -7,7 +7,8 @@
 
 A path is a function of the program whose name begins with one of the PREFIXES. What only the first
 call of a function does (binding of symbols, lazy tables) is left out: counted are the calls of the
-place that calls most.
+place that calls most. What a function costs that does nothing, empty_call, is taken off hits and
+the floor alike: what is left is open, translate and close, and the look-up.
 """
 import collections
 import pathlib
@@ -17,10 +18,10 @@ import subprocess
 import sys
 import tempfile
 
-PREFIXES = ("hit_", "floor_", "direct_", "composed_")
+PREFIXES = ("hit_", "floor_", "empty_", "direct_", "composed_")
 # At most so many instructions, -O2, GCC 12: what is true today, so that more is a regression. The
-# target for a whole translation, guard, statistics and the call itself included, is 45.
-BOUNDS = {"hit_stage1": 61, "hit_full": 61}
+# target for a whole translation, guard and statistics included, is 45.
+BOUNDS = {"hit_stage1": 43, "hit_full": 43}
 PAIRS = 5
 
 
@@ -61,6 +62,11 @@ def count(program):
         return read_profile(out.read_text(errors="replace"))
 
 
+def alone(counts, name):
+    """Instructions of a path without those of the call."""
+    return counts[name] - counts["empty_call"]
+
+
 def check(counts, bounds):
     """What is wrong, a line each."""
     wrong = []
@@ -73,10 +79,11 @@ def check(counts, bounds):
             wrong.append(f"{name}: {direct:g} instructions directly, {composed} through "
                          "acceleration_manager")
     for name, bound in bounds.items():
-        if name not in counts:
-            wrong.append(f"{name} was not counted")
-        elif counts[name] > bound:
-            wrong.append(f"{name}: {counts[name]:g} instructions, at most {bound} are allowed")
+        if name not in counts or "empty_call" not in counts:
+            wrong.append(f"{name} was not counted, or not the empty call")
+        elif alone(counts, name) > bound:
+            wrong.append(f"{name}: {alone(counts, name):g} instructions, at most {bound} are "
+                         "allowed")
     return wrong
 
 
@@ -92,11 +99,13 @@ def self_test():
     assert len(check(many | {"composed_0": 10}, {})) == 1
     assert len(check({}, {})) == 1
     assert len(check(many | {"direct_more": 9}, {})) == 1
-    assert check(many | {"hit_x": 46}, {"hit_x": 46}) == []
-    assert len(check(many | {"hit_x": 46}, {"hit_x": 45})) == 1
+    hit = many | {"hit_x": 46, "empty_call": 1}
+    assert check(hit, {"hit_x": 45}) == []
+    assert len(check(hit, {"hit_x": 44})) == 1
     assert len(check(many, {"hit_x": 45})) == 1
+    assert len(check(many | {"hit_x": 4}, {"hit_x": 45})) == 1
     assert re.fullmatch(r"GNU 12\..*", "GNU 12.2.0")
-    print("7 controls")
+    print("8 controls")
     return 0
 
 
@@ -114,7 +123,8 @@ def main(arguments):
             break
         counts = count(arguments[0])
     for name, instructions in sorted(counts.items()):
-        print(f"{instructions:10g} {name}")
+        net = f", {alone(counts, name):g} without the call" if name.startswith(("hit", "fl")) else ""
+        print(f"{instructions:10g} {name}{net}")
     bounded = len(arguments) == 3 and re.fullmatch(r"GNU 12\..*", " ".join(arguments[1:]))
     if not bounded:
         print("no bounds: they are GCC 12's")

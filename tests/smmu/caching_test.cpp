@@ -437,7 +437,8 @@ TEST_CASE("what a port keeps is of one configuration, whatever the epoch says", 
     const stream_configuration incoming;
     stream_view<stage1_features, tlb_type> view;
     const auto hits = [&] {
-        return view.look_up(*tlb, epoch, mapped, 8, access::read, {}).has_value();
+        view_hit hit;
+        return view.look_up(*tlb, epoch, mapped, 8, access::read, {}, hit);
     };
     view.copy(epoch.now(), privileged, was, 12);
     CHECK_FALSE(hits());

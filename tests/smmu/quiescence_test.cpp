@@ -139,14 +139,14 @@ TEST_CASE("a guard that a grace period waits for tells when it closes", "[smmu][
     REQUIRE(other.allocate(2));
     guard_slot& slot = *guards.claim();
     interposed::meanwhile = nullptr;
-    std::uint64_t opened = guards.open(slot);
-    const auto close_tells = [&] { return guards.close(slot, opened) && guards.has_closed(slot); };
+    guards.open(slot);
+    const auto close_tells = [&] { return guards.close(slot) && guards.has_closed(slot); };
 
     SECTION("although another one closed between the asking and the look") {
         bool first_told = false;
         interposed::meanwhile = [&] {
             first_told = close_tells();
-            opened = guards.open(slot);
+            guards.open(slot);
         };
         guards.start(grace);
         interposed::meanwhile = nullptr;
@@ -157,7 +157,7 @@ TEST_CASE("a guard that a grace period waits for tells when it closes", "[smmu][
         interposed::meanwhile = [&] {
             CHECK(close_tells());
             CHECK(guards.finished(grace));
-            opened = guards.open(slot);
+            guards.open(slot);
         };
         guards.start(other); // waits for the guard that opened meanwhile
         interposed::meanwhile = nullptr;
@@ -169,15 +169,14 @@ TEST_CASE("a guard that a grace period waits for tells when it closes", "[smmu][
         guards.start(grace);
     }
     SECTION("although others opened inside it, and one of them is the last") {
-        const std::uint64_t inner = guards.open(slot);
+        guards.open(slot);
         guards.start(grace);
-        CHECK_FALSE((guards.close(slot, opened) && guards.has_closed(slot)));
-        opened = inner;
+        CHECK_FALSE((guards.close(slot) && guards.has_closed(slot)));
     }
     SECTION("once, and the next one is none that it waits for") {
         guards.start(grace);
         CHECK(close_tells());
-        opened = guards.open(slot);
+        guards.open(slot);
         CHECK(guards.finished(grace));
         guards.start(grace);
     }
@@ -185,7 +184,7 @@ TEST_CASE("a guard that a grace period waits for tells when it closes", "[smmu][
     CHECK(close_tells());
     CHECK(guards.finished(grace));
     CHECK(guards.finished(other));
-    opened = guards.open(slot);
+    guards.open(slot);
     CHECK_FALSE(close_tells()); // nobody waits any more
 }
 
@@ -243,8 +242,8 @@ TEST_CASE("a domain that makes fences allows no copies, now and later", "[smmu][
     CHECK_FALSE(change_epoch::allows_copies(epoch.now()));
     // A guard that closes has to look closer, always.
     guard_slot& slot = *guards.claim();
-    const std::uint64_t opened = guards.open(slot);
-    CHECK(guards.close(slot, opened));
+    guards.open(slot);
+    CHECK(guards.close(slot));
     CHECK_FALSE(guards.has_closed(slot));
 }
 

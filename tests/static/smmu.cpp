@@ -196,8 +196,8 @@ struct quiescence_archetype {
     quiescence_archetype& operator=(const quiescence_archetype&) = delete;
 
     bool prepare() noexcept { return true; }
-    void store_with_barrier(std::atomic<std::uint64_t>& word, std::uint64_t value) const noexcept {
-        word.store(value);
+    void add_with_barrier(std::atomic<std::uint64_t>& word, std::uint64_t number) const noexcept {
+        word.fetch_add(number);
     }
     bool sync_side_barrier() noexcept { return true; }
 };
@@ -219,14 +219,14 @@ struct prepare_may_throw : base {
 struct prepare_cannot_fail : base {
     void prepare() noexcept;
 };
-struct store_may_throw : base {
-    void store_with_barrier(word&, std::uint64_t) const;
+struct add_may_throw : base {
+    void add_with_barrier(word&, std::uint64_t) const;
 };
-struct store_changes_the_policy : base {
-    void store_with_barrier(word&, std::uint64_t) noexcept;
+struct add_changes_the_policy : base {
+    void add_with_barrier(word&, std::uint64_t) noexcept;
 };
-struct store_by_pointer : base {
-    void store_with_barrier(word*, std::uint64_t) const noexcept;
+struct add_by_pointer : base {
+    void add_with_barrier(word*, std::uint64_t) const noexcept;
 };
 struct barrier_may_throw : base {
     bool sync_side_barrier();
@@ -241,9 +241,9 @@ struct concurrent_is_no_bool : base {
 static_assert(!quiescence_policy<needs_an_argument>);
 static_assert(!quiescence_policy<prepare_may_throw>);
 static_assert(!quiescence_policy<prepare_cannot_fail>);
-static_assert(!quiescence_policy<store_may_throw>);
-static_assert(!quiescence_policy<store_changes_the_policy>);
-static_assert(!quiescence_policy<store_by_pointer>);
+static_assert(!quiescence_policy<add_may_throw>);
+static_assert(!quiescence_policy<add_changes_the_policy>);
+static_assert(!quiescence_policy<add_by_pointer>);
 static_assert(!quiescence_policy<barrier_may_throw>);
 static_assert(!quiescence_policy<barrier_cannot_fail>);
 static_assert(!quiescence_policy<concurrent_is_no_bool>);

@@ -151,25 +151,23 @@ struct smmu_assembly {
     }
 
     // What ports call.
-    [[nodiscard]] std::uint64_t open_guard(guard_slot& slot) noexcept { return guards.open(slot); }
+    void open_guard(guard_slot& slot) noexcept { guards.open(slot); }
     /// A guard that is to do more than translate_hit().
     void settle_guard() noexcept { guards.settle(); }
-    [[nodiscard]] bool close_guard(guard_slot& slot, std::uint64_t opened) noexcept {
-        return guards.close(slot, opened);
-    }
+    [[nodiscard]] bool close_guard(guard_slot& slot) noexcept { return guards.close(slot); }
     [[nodiscard]] bool guard_has_closed(guard_slot& slot) noexcept {
         return guards.has_closed(slot);
     }
     void park_port(guard_slot& slot) noexcept { guards.park(slot); }
     void unpark_port(guard_slot& slot) noexcept { guards.unpark(slot); }
-    [[nodiscard, gnu::always_inline]] std::optional<outcome>
+    [[nodiscard, gnu::always_inline]] bool
     translate_hit(views_type& views, iova address, std::uint64_t length, access kind,
-                  access_attributes attributes, port_counters& port_share) noexcept {
-        if constexpr (strict_type::enabled) return std::nullopt; // translate() looks closer
-        if (F.ats && attributes.translated) return std::nullopt;
+                  access_attributes attributes, port_counters& port_share, outcome& out) noexcept {
+        if constexpr (strict_type::enabled) return false; // translate() looks closer
+        if (F.ats && attributes.translated) return false;
         return translator_type::translate_hit(tlb, configurations.epoch(),
                                               views.of(attributes.has_substream), address, length,
-                                              kind, attributes, port_share);
+                                              kind, attributes, port_share, out);
     }
     [[nodiscard]] outcome translate(attachment_record& record, const transaction& asked,
                                     port_counters& port_share, views_type& views,

@@ -12,7 +12,6 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
-#include <optional>
 
 namespace vm_accel::inline v0 {
 
@@ -47,49 +46,51 @@ class stream_view {
     };
 
 public:
-    /// Looks the access up. Nullopt = ask translator::translate(). Inside an open
+    /// Looks the access up. False = ask translator::translate(). Inside an open
     /// guard: the epoch is what makes it safe to read nothing else. Whoever changes
     /// a configuration or a generation changes the epoch next, has a barrier next,
     /// and looks for open guards last; we opened our guard first, and look at the
     /// epoch next. So if we are not seen, and not waited for, we see the new epoch.
-    [[nodiscard, gnu::always_inline]] std::optional<view_hit>
-    look_up(Tlb& tlb, const change_epoch& epoch, iova at, std::uint64_t length, access kind,
-            access_attributes attributes) const noexcept {
+    [[nodiscard, gnu::always_inline]] bool look_up(Tlb& tlb, const change_epoch& epoch, iova at,
+                                                   std::uint64_t length, access kind,
+                                                   access_attributes attributes,
+                                                   view_hit& out) const noexcept {
         if (epoch.now() != copied_) [[unlikely]]
-            return std::nullopt;
+            return false;
         if constexpr (F.substream_bits != 0) {
             if (attributes.has_substream && attributes.substream != substream_) [[unlikely]]
-                return std::nullopt;
+                return false;
         } else {
             if (attributes.has_substream) [[unlikely]]
-                return std::nullopt;
+                return false;
         }
         const std::uint64_t address = raw(at);
         if constexpr (quick) {
             const std::uint64_t first = address & page_mask_;
-            // Empty or too long to add up, or beyond the page.
-            if (length - 1 > longest || address + (length - 1) - first > in_page_) [[unlikely]] {
-                if (!is_sound(at, length)) return std::nullopt;
-                length = std::min(length, in_page_ - (address - first) + 1);
+            // From here the page's last byte is ~0. Wraps if empty, or beyond the page.
+            const std::uint64_t end = address | page_mask_;
+            if (end + (length - 1) < end) [[unlikely]] {
+                if (!is_sound(at, length)) return false;
+                length = std::min(length, ~end + 1);
             }
             const quick_hit hit =
                 tlb.look_quickly(by_, address, first, asked_for(kind, attributes));
             if (!hit.found) [[unlikely]]
-                return std::nullopt;
-            return view_hit{hit.host, length, hit.output + (address - first), hit.attributes};
+                return false;
+            out = {hit.host, length, hit.output + (address - first), hit.attributes};
         } else {
             if (!is_sound(at, length)) [[unlikely]]
-                return std::nullopt;
+                return false;
             const auto hit = tlb.lookup({address, by_.tag, by_.context->page_sizes()});
             if (!hit || hit->host == nullptr || !hit->allowed.allow(asked_for(kind, attributes)))
                 [[unlikely]]
-                return std::nullopt;
+                return false;
             const std::uint64_t mask = (std::uint64_t{1} << hit->size_log2) - 1;
             const std::uint64_t offset = address & mask;
-            return view_hit{hit->host + offset,
-                            length - 1 > mask - offset ? mask - offset + 1 : length,
-                            hit->output + offset, hit->attributes};
+            out = {hit->host + offset, length - 1 > mask - offset ? mask - offset + 1 : length,
+                   hit->output + offset, hit->attributes};
         }
+        return true;
     }
 
     /// Copies a published configuration whose entries of 2^size_log2 bytes were hit
@@ -99,8 +100,7 @@ public:
         if (!change_epoch::allows_copies(epoch)) return;
         if constexpr (quick) {
             by_ = Tlb::prepare(tag, size_log2);
-            in_page_ = (std::uint64_t{1} << size_log2) - 1;
-            page_mask_ = ~in_page_;
+            page_mask_ = ~std::uint64_t{0} << size_log2;
         } else {
             by_ = {tag, from.context};
         }
@@ -112,11 +112,6 @@ public:
         substream_ = from.substream;
         for (unsigned i = 0; i < asked_.size(); ++i)
             asked_[i] = asks_for(from.needed(kind_of(i)));
-    }
-
-    /// Neither empty nor past the end of the address space.
-    [[nodiscard]] static constexpr bool is_sound(iova address, std::uint64_t length) noexcept {
-        return length != 0 && length - 1 <= ~raw(address);
     }
 
 private:
@@ -136,12 +131,9 @@ private:
         return t;
     }
 
-    static constexpr std::uint64_t longest = std::uint64_t{1} << 62;
-
     std::uint64_t copied_ = change_epoch::never; ///< the epoch of the copy
     typename prepared_by<Tlb, quick>::type by_{};
     std::uint64_t page_mask_ = 0;         ///< bits of an address that say which page
-    std::uint64_t in_page_ = 0;           ///< and those that say where in it
     std::array<std::uint8_t, 8> asked_{}; ///< by kind, privilege and instruction
     substream_id substream_{};
     const stream_configuration* from_ = nullptr; ///< which one; never looked into

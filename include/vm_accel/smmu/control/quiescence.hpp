@@ -11,6 +11,7 @@
 
 #include <vm_accel/guest/copy.hpp>
 #include <vm_accel/os/memory_barrier.hpp>
+#include <vm_accel/os/owned_word.hpp>
 #include <vm_accel/os/thread_mark.hpp>
 #include <vm_accel/smmu/caches/change_epoch.hpp>
 #include <vm_accel/smmu/vocabulary/statistics.hpp>
@@ -26,17 +27,16 @@
 
 namespace vm_accel::inline v0 {
 
-/// Meaning: a store_with_barrier() by one thread, and a sync_side_barrier() after a
-/// store by another, guarantee that at least one of them then sees the other's
-/// store. prepare() is called once, before any other. Either says false when it
-/// cannot: from then on readers make fences of their own where it matters, and
-/// sync_side_barrier() is not called again.
+/// Meaning: an add_with_barrier(), to a word that only its caller writes, and a sync_side_barrier()
+/// after a store by another, guarantee that at least one of them then sees the other's store.
+/// prepare() is called once, before any other. Either says false when it cannot: from then on
+/// readers make fences of their own where it matters, and sync_side_barrier() is not called again.
 template <class Q>
 concept quiescence_policy = std::default_initializable<Q> &&
                             requires(Q& policy, const Q& view, std::atomic<std::uint64_t>& word) {
                                 { policy.prepare() } noexcept -> std::same_as<bool>;
                                 {
-                                    view.store_with_barrier(word, std::uint64_t{})
+                                    view.add_with_barrier(word, std::uint64_t{})
                                 } noexcept -> std::same_as<void>;
                                 { policy.sync_side_barrier() } noexcept -> std::same_as<bool>;
                                 { Q::concurrent } -> std::convertible_to<bool>;
@@ -46,12 +46,12 @@ concept quiescence_policy = std::default_initializable<Q> &&
 struct fence_quiescence {
     static constexpr bool concurrent = true;
     bool prepare() noexcept { return true; }
-    void store_with_barrier(std::atomic<std::uint64_t>& word, std::uint64_t value) const noexcept {
+    void add_with_barrier(std::atomic<std::uint64_t>& word, std::uint64_t number) const noexcept {
 #if VM_ACCEL_THREAD_SANITIZER
         // ThreadSanitizer does not model fences; a read-modify-write it does.
-        (void)word.exchange(value, std::memory_order_seq_cst);
+        (void)word.fetch_add(number, std::memory_order_seq_cst);
 #else
-        word.store(value, std::memory_order_release);
+        os::release_add_as_owner(word, number);
         std::atomic_thread_fence(std::memory_order_seq_cst);
 #endif
     }
@@ -76,11 +76,11 @@ struct membarrier_quiescence {
         return os::process_barrier::register_process() && os::process_barrier::run();
 #endif
     }
-    void store_with_barrier(std::atomic<std::uint64_t>& word, std::uint64_t value) const noexcept {
+    void add_with_barrier(std::atomic<std::uint64_t>& word, std::uint64_t number) const noexcept {
 #if VM_ACCEL_THREAD_SANITIZER
-        fence_quiescence{}.store_with_barrier(word, value);
+        fence_quiescence{}.add_with_barrier(word, number);
 #else
-        word.store(value, std::memory_order_release);
+        os::release_add_as_owner(word, number);
         std::atomic_signal_fence(std::memory_order_seq_cst);
 #endif
     }
@@ -97,8 +97,8 @@ struct membarrier_quiescence {
 struct single_threaded {
     static constexpr bool concurrent = false;
     bool prepare() noexcept { return true; }
-    void store_with_barrier(std::atomic<std::uint64_t>& word, std::uint64_t value) const noexcept {
-        word.store(value, std::memory_order_relaxed);
+    void add_with_barrier(std::atomic<std::uint64_t>& word, std::uint64_t number) const noexcept {
+        os::add_as_owner(word, number);
     }
     bool sync_side_barrier() noexcept { return true; }
 };
@@ -197,14 +197,12 @@ public:
         slot.taken.store(false, std::memory_order_release);
     }
 
-    /// Opens a guard, and gives what close() asks for. Before anything of caches,
-    /// tables or queues is read, settle(); a change epoch that allows copies says
-    /// that there is nothing to settle.
-    [[nodiscard]] std::uint64_t open(guard_slot& slot) const noexcept {
-        const std::uint64_t opened = slot.word.load(std::memory_order_relaxed) + 1;
+    /// Opens a guard. Before anything of caches, tables or queues is read,
+    /// settle(); a change epoch that allows copies says that there is nothing to
+    /// settle.
+    void open(guard_slot& slot) const noexcept {
         slot.owner.store(os::this_thread_mark(), std::memory_order_relaxed);
-        policy_.store_with_barrier(slot.word, opened);
-        return opened;
+        policy_.add_with_barrier(slot.word, 1);
     }
     /// The fence that guards need when the policy cannot do its part.
     void settle() const noexcept {
@@ -212,11 +210,8 @@ public:
             std::atomic_thread_fence(std::memory_order_seq_cst);
     }
     /// Closes a guard, of several in any order. True = call has_closed().
-    [[nodiscard]] bool close(guard_slot& slot, std::uint64_t opened) const noexcept {
-        const std::uint64_t word = slot.word.load(std::memory_order_relaxed);
-        if (word != opened) [[unlikely]]
-            opened = word;
-        policy_.store_with_barrier(slot.word, opened - 1);
+    [[nodiscard]] bool close(guard_slot& slot) const noexcept {
+        policy_.add_with_barrier(slot.word, ~std::uint64_t{0});
         return slot.attention.load(std::memory_order_relaxed) != 0;
     }
     /// True = it was the outermost guard and someone waits for it: the caller
@@ -226,8 +221,7 @@ public:
         settle();
         if ((slot.attention.load(std::memory_order_relaxed) & guard_slot::periods) == 0)
             return false;
-        policy_.store_with_barrier(slot.word, slot.word.load(std::memory_order_relaxed) +
-                                                  guard_slot::one_close);
+        policy_.add_with_barrier(slot.word, guard_slot::one_close);
         return true;
     }
 

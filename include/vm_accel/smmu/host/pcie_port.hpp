@@ -33,7 +33,7 @@ public:
         hint.substream = attributes.substream;
         hint.substream_valid = attributes.has_substream;
         const translation_subject& subject = self().attachment_->subject;
-        if (!Port::is_sound(hint.access_made) || subject.managed ||
+        if (!is_sound(hint.access_made.address, hint.access_made.length) || subject.managed ||
             subject.detached.load(std::memory_order_acquire)) {
             return;
         }

@@ -36,18 +36,19 @@ public:
     using view = stream_view<F, Tlb>;
 
     /// The usual case, small enough to become part of the caller: the view is as
-    /// new as the configuration, and the TLB has memory for it. Nullopt = anything
+    /// new as the configuration, and the TLB has memory for it. False = anything
     /// else: nothing has been counted, and translate() decides.
     template <class Counters>
-    [[nodiscard, gnu::always_inline]] static std::optional<outcome>
+    [[nodiscard, gnu::always_inline]] static bool
     translate_hit(Tlb& tlb, const change_epoch& epoch, const view& known, iova address,
                   std::uint64_t length, access kind, access_attributes attributes,
-                  Counters& counters) noexcept {
-        const auto hit = known.look_up(tlb, epoch, address, length, kind, attributes);
-        if (!hit) [[unlikely]]
-            return std::nullopt;
+                  Counters& counters, outcome& out) noexcept {
+        view_hit hit;
+        if (!known.look_up(tlb, epoch, address, length, kind, attributes, hit)) [[unlikely]]
+            return false;
         counters.hits.add();
-        return outcome::span(hit->host, hit->length, pa{hit->output}, hit->attributes);
+        out = outcome::span(hit.host, hit.length, pa{hit.output}, hit.attributes);
+        return true;
     }
 
     /// Translates one access. `registers()` gives stream_table_registers, and

@@ -24,6 +24,11 @@ struct transaction {
     substream_id substream{};   ///< meaningful with has_substream
 };
 
+/// Neither empty nor past the end of the address space.
+[[nodiscard]] constexpr bool is_sound(iova address, std::uint64_t length) noexcept {
+    return length != 0 && length - 1 <= ~raw(address);
+}
+
 /// Which accesses a translation permits: one bit per kind of access.
 class permissions {
 public:

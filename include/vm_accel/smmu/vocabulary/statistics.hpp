@@ -2,6 +2,7 @@
 #pragma once
 
 #include <vm_accel/core/counter.hpp>
+#include <vm_accel/os/owned_word.hpp>
 
 #include <array>
 #include <cstddef>
@@ -11,11 +12,11 @@ namespace vm_accel::inline v0 {
 
 /// One port's share, on cache lines of its own: counting is a plain add.
 struct alignas(64) port_counters {
-    counter hits;       ///< translations found in the TLB
-    counter misses;     ///< translations that walked
-    counter unresolved; ///< accesses refused before a look-up: no configuration
-    counter faults;     ///< accesses refused, for whatever reason
-    counter messages;   ///< message signalled interrupts that the device wrote
+    os::owned_counter hits; ///< translations found in the TLB
+    counter misses;         ///< translations that walked
+    counter unresolved;     ///< accesses refused before a look-up: no configuration
+    counter faults;         ///< accesses refused, for whatever reason
+    counter messages;       ///< message signalled interrupts that the device wrote
     // Counted where an access leaves the fast path:
     counter configuration_misses;    ///< accesses that found no configuration cached
     counter configuration_accesses;  ///< reads of stream and CD tables, of up to 64 bytes
