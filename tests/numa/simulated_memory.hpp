@@ -2,6 +2,7 @@
 /// down, and it refuses what a test tells it to. Copies share one machine.
 #pragma once
 
+#include <vm_accel/os/memory_features.hpp>
 #include <vm_accel/os/memory_platform.hpp>
 #include <vm_accel/os/thread_platform.hpp>
 
@@ -26,10 +27,17 @@ struct simulated_machine {
     std::optional<error> refuse_populate{};
     std::optional<error> refuse_query{};
     std::optional<error> refuse_map{};
-    bool forget_bindings = false;       ///< accepts a binding and does nothing
-    std::optional<unsigned> stray_node; ///< populated pages land there
+    std::optional<error> refuse_shared{}; ///< mapping in a shared file
+    std::optional<error> refuse_lock{};
+    std::optional<error> refuse_seal{};
+    std::optional<error> refuse_pools{};      ///< asking for free pages of pools
+    std::optional<error> refuse_reserving{};  ///< mapping with pages of pools
+    std::optional<error> refuse_huge_pages{}; ///< populating with pages of pools
+    bool forget_bindings = false;             ///< accepts a binding and does nothing
+    std::optional<unsigned> stray_node;       ///< populated pages land there
     std::map<unsigned, std::uint64_t> free{};
     bool tells_free = false;
+    std::map<unsigned, std::uint64_t> pools{}; ///< free pages of 2 MiB by node
 
     // What happened.
     std::mutex mutex{};
@@ -73,6 +81,8 @@ struct simulated_memory {
     result<os::raw_mapping> map(const os::mapping_request& request) noexcept {
         machine->note("map");
         if (machine->refuse_map) return tl::unexpected<error>{*machine->refuse_map};
+        if (request.shared_file && machine->refuse_shared)
+            return tl::unexpected<error>{*machine->refuse_shared};
         const std::size_t alignment = request.alignment == 0 ? 4096 : request.alignment;
         const std::size_t bytes = (request.bytes + alignment - 1) / alignment * alignment;
         auto* const address = static_cast<std::byte*>(std::aligned_alloc(alignment, bytes));
@@ -140,6 +150,37 @@ struct simulated_memory {
     }
 };
 
+/// The same with all that os/memory_features.hpp names.
+struct simulated_features : simulated_memory {
+    result<std::uint64_t> free_huge_pages(unsigned node, std::uint64_t bytes) const noexcept {
+        if (machine->refuse_pools) return tl::unexpected<error>{*machine->refuse_pools};
+        if (bytes != huge_page_bytes()) return fail(errc::unsupported, "no pool of that size");
+        return machine->pools[node];
+    }
+    result<os::raw_mapping> map_huge(const os::mapping_request& request, std::uint64_t) noexcept {
+        machine->note("reserve");
+        if (machine->refuse_reserving) return tl::unexpected<error>{*machine->refuse_reserving};
+        return map(request);
+    }
+    result<> populate_huge(std::byte* address, std::uint64_t bytes) noexcept {
+        if (machine->refuse_huge_pages) {
+            machine->note("populate");
+            return tl::unexpected<error>{*machine->refuse_huge_pages};
+        }
+        return populate(address, bytes);
+    }
+    result<> lock(std::byte*, std::uint64_t) noexcept {
+        machine->note("lock");
+        if (machine->refuse_lock) return tl::unexpected<error>{*machine->refuse_lock};
+        return {};
+    }
+    result<> seal(const os::raw_mapping&) noexcept {
+        machine->note("seal");
+        if (machine->refuse_seal) return tl::unexpected<error>{*machine->refuse_seal};
+        return {};
+    }
+};
+
 /// Threads of that machine: pins are written down.
 struct simulated_threads {
     static constexpr std::string_view name = "simulated";
@@ -160,6 +201,9 @@ struct simulated_threads {
 };
 
 static_assert(os::memory_platform<simulated_memory>);
+static_assert(!os::huge_page_pools<simulated_memory> && !os::lockable_memory<simulated_memory>);
+static_assert(os::huge_page_pools<simulated_features> && os::lockable_memory<simulated_features>);
+static_assert(os::sealable_memory<simulated_features>);
 static_assert(os::thread_platform<simulated_threads>);
 
 } // namespace vm_accel_test

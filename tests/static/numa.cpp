@@ -173,6 +173,51 @@ static_assert(!os::memory_platform<memory_without_copies>);
 static_assert(!os::memory_platform<memory_without_claim>);
 static_assert(!os::memory_platform<memory_without_reality>);
 
+struct memory_with_features : memory {
+    result<std::uint64_t> free_huge_pages(unsigned, std::uint64_t) const noexcept;
+    result<os::raw_mapping> map_huge(const os::mapping_request&, std::uint64_t) noexcept;
+    result<> populate_huge(std::byte*, std::uint64_t) noexcept;
+    result<> lock(std::byte*, std::uint64_t) noexcept;
+    result<> seal(const os::raw_mapping&) noexcept;
+};
+static_assert(os::huge_page_pools<memory_with_features> && !os::huge_page_pools<memory>);
+static_assert(os::lockable_memory<memory_with_features> && !os::lockable_memory<memory>);
+static_assert(os::sealable_memory<memory_with_features> && !os::sealable_memory<memory>);
+
+struct pools_that_change_when_asked : memory_with_features {
+    result<std::uint64_t> free_huge_pages(unsigned, std::uint64_t) noexcept;
+};
+struct pools_of_one_size : memory_with_features {
+    result<os::raw_mapping> map_huge(const os::mapping_request&) noexcept;
+};
+struct pools_populated_in_hope : memory_with_features {
+    void populate_huge(std::byte*, std::uint64_t) noexcept;
+};
+struct lock_that_throws : memory_with_features {
+    result<> lock(std::byte*, std::uint64_t);
+};
+struct seal_without_outcome : memory_with_features {
+    void seal(const os::raw_mapping&) noexcept;
+};
+static_assert(!os::huge_page_pools<pools_that_change_when_asked>);
+static_assert(!os::huge_page_pools<pools_of_one_size>);
+static_assert(!os::huge_page_pools<pools_populated_in_hope>);
+static_assert(!os::lockable_memory<lock_that_throws>);
+static_assert(!os::sealable_memory<seal_without_outcome>);
+
+// A listener says whether to go on, and throws nothing.
+struct listener {
+    bool operator()(const prefault_progress&) noexcept;
+};
+struct listener_that_throws {
+    bool operator()(const prefault_progress&);
+};
+struct listener_without_answer {
+    void operator()(const prefault_progress&) noexcept;
+};
+static_assert(prefault_listener<listener> && !prefault_listener<listener_that_throws>);
+static_assert(!prefault_listener<listener_without_answer>);
+
 struct threads {
     static constexpr std::string_view name = "archetype";
     static constexpr bool can_pin_threads = true;
@@ -209,6 +254,12 @@ static_assert(!os::thread_platform<threads_without_claim>);
 // The templates use nothing that the concepts do not promise.
 template class vm_accel::numa_allocator<numa_archetypes::strategy, numa_archetypes::memory,
                                         numa_archetypes::threads>;
+template class vm_accel::numa_allocator<
+    numa_archetypes::strategy, numa_archetypes::memory_with_features, numa_archetypes::threads>;
+template result<basic_ram_region<numa_archetypes::memory_with_features>>
+vm_accel::numa_allocator<numa_archetypes::strategy, numa_archetypes::memory_with_features,
+                         numa_archetypes::threads>::allocate(const guest_ram_request&,
+                                                             numa_archetypes::listener&);
 template class vm_accel::basic_ram_region<numa_archetypes::memory>;
 template class vm_accel::object_pool<no_lock, numa_archetypes::memory>;
 

@@ -17,7 +17,11 @@ struct guest_node_request {
 
 enum class huge_page_use : std::uint8_t {
     none,
-    advise, ///< align to a huge page and advise the kernel to use them
+    advise, ///< align to a huge page and advise the kernel to use them (transparent huge pages)
+    /// Pages that the administrator set aside (hugetlb), taken from the pool of each
+    /// node and populated before allocate() returns: no pool can run empty under the
+    /// guest. Where there are too few, all of the RAM is as with `advise`.
+    reserve,
 };
 
 struct guest_ram_request {
@@ -27,11 +31,16 @@ struct guest_ram_request {
     /// by local_first to the node at the same place in the list of nodes in use.
     std::vector<guest_node_request> split{};
     huge_page_use huge_pages = huge_page_use::none;
-    bool memfd = false;  ///< a shared anonymous file, as vhost-user needs
+    bool memfd = false;  ///< a shared anonymous file of fixed size, as vhost-user needs
     bool strict = false; ///< fail if anything asked for is not enforced
     /// Threads that populate the memory, shared out over the nodes, at least one
-    /// for each node; 0 leaves pages to be made on first touch.
+    /// for each node; 0 leaves pages to be made on first touch (but for reserved ones).
     unsigned prefault_threads = 0;
+    bool locked = false; ///< never swapped out
+    /// With huge_page_use::reserve, the size of the pages: 2 MiB, 1 GiB, or what else the
+    /// machine has pools of. 0: the platform's huge_page_bytes(). Each guest node has to
+    /// be a multiple of it.
+    std::uint64_t huge_page_bytes = 0;
 };
 
 /// Checks a request by itself: sizes, sum, multiples of `page`. Returns its total.

@@ -1,6 +1,6 @@
 /// Guest RAM on the NUMA nodes where it belongs, and proof of it.
 ///
-/// allocate() tells the whole story: plan, map, bind, advise, populate, check.
+/// make() tells the whole story: plan, map, bind, advise, populate, check.
 /// What the kernel refuses is recorded in the region, and is an error only if
 /// the request is strict.
 #pragma once
@@ -10,6 +10,7 @@
 #include <vm_accel/core/roles.hpp>
 #include <vm_accel/numa/guest_ram_request.hpp>
 #include <vm_accel/numa/prefault.hpp>
+#include <vm_accel/numa/ram_backing.hpp>
 #include <vm_accel/numa/ram_binding.hpp>
 #include <vm_accel/numa/ram_planning.hpp>
 #include <vm_accel/numa/ram_region.hpp>
@@ -22,6 +23,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <mutex>
+#include <optional>
 #include <string_view>
 #include <utility>
 #include <vector>
@@ -135,57 +137,31 @@ public:
     /// What the strategy makes of a request now, by the nodes' free memory; nodes
     /// are indices into topology(). Nothing is allocated. Errors: as allocate().
     [[nodiscard]] result<memory_plan> plan(const guest_ram_request& request) noexcept {
-        if (!is_initialized()) return not_initialized();
-        const result<std::uint64_t> total = total_of(request, memory_.page_bytes());
-        if (!total) return fail(total);
-        const std::vector<unsigned> nodes = current_nodes();
-        const auto questions =
-            ram_planning::questions_of(request, *total, topology_, nodes, local_node());
-        if (!questions) return fail(questions);
-        if (nodes.empty()) return ram_planning::unplaced(*questions);
-        return Strategy{}.plan(
-            ram_planning::take_stock(memory_, topology_, nodes, granule_of(request)), *questions);
+        if (request.huge_pages == huge_page_use::reserve) {
+            result<memory_plan> planned =
+                plan(request, ram_backing::page_size_of(memory_, request));
+            if (planned || request.strict) return planned;
+        }
+        return plan(request, 0);
     }
 
-    /// Guest RAM. Not strict: whatever placement the kernel grants is good enough
-    /// and is told in the region's chunks. Strict: every binding is enforced,
-    /// advice accepted, and prefaulted pages lie where they should, or it fails.
+    /// Guest RAM. Not strict: whatever the kernel grants is good enough and is told in
+    /// the region's chunks and grants(). Strict: every binding is enforced, advice
+    /// accepted, all else that was asked for given, and prefaulted pages lie where they
+    /// should, or it fails. `listener` hears of a prefault's progress; see prefault.hpp.
     /// Errors: not_initialized; invalid_argument (sizes); out_of_range (a host
     /// node not in use, or any while placement is off); exhausted (no address
-    /// space; strict: no room on the nodes); unsupported (memfd); strict: also what
-    /// the kernel answered (unsupported, permission_denied, exhausted,
+    /// space; strict: no room on the nodes); cancelled (by the listener); strict: also
+    /// what the kernel answered (unsupported, permission_denied, exhausted,
     /// invalid_argument) and mismatch. Nothing stays allocated after an error.
-    [[nodiscard]] result<region_type> allocate(const guest_ram_request& request) noexcept {
-        const result<memory_plan> planned = plan(request);
-        if (!planned) return fail(planned);
-        if (request.strict) {
-            if (const result<> room = ram_binding::check_room(*planned); !room) return fail(room);
-        }
-        std::vector<ram_chunk> chunks = ram_planning::lay_out(*planned, topology_);
-        const bool huge = request.huge_pages != huge_page_use::none;
-        const result<os::raw_mapping> mapped =
-            memory_.map({chunks.back().offset + chunks.back().bytes,
-                         huge ? memory_.huge_page_bytes() : 0, request.memfd});
-        if (!mapped) return fail(mapped);
-        for (ram_chunk& chunk : chunks)
-            chunk.binding = bind(mapped->address + chunk.offset, chunk);
-        for (ram_chunk& chunk : chunks) {
-            if (huge)
-                chunk.huge_pages =
-                    ram_binding::advise(memory_, mapped->address + chunk.offset, chunk.bytes);
-        }
-        if (request.prefault_threads != 0) populate(mapped->address, chunks, request);
-        region_type region{memory_, *mapped, std::move(chunks)};
-        if (request.strict) {
-            if (const result<> kept = ram_binding::check_grants(region.chunks()); !kept)
-                return fail(kept);
-            const bool placed = request.prefault_threads != 0;
-            if (const result<> kept = placed ? ram_binding::check_placement(region) : result<>{};
-                !kept)
-                return fail(kept);
-        }
-        count(region);
-        return region;
+    template <prefault_listener Listener = no_listener>
+    [[nodiscard]] result<region_type> allocate(const guest_ram_request& request,
+                                               Listener&& listener = {}) noexcept {
+        if (request.huge_pages != huge_page_use::reserve) return make(request, 0, {}, listener);
+        result<region_type> made =
+            make(request, ram_backing::page_size_of(memory_, request), {}, listener);
+        if (made || request.strict || made.error() == errc::cancelled) return made;
+        return make(request, 0, made.error(), listener);
     }
 
     /// For a diagnostic report: `out.given(text)`, and `out.fact(name, value)` for each fact.
@@ -205,6 +181,7 @@ public:
         out.fact("chunks bound, preferred", preferred_);
         out.fact("chunks not bound", denied_);
         out.fact("chunks not prefaulted", not_prefaulted_);
+        out.fact("bytes of reserved huge pages", reserved_bytes_);
         if (!last_denial_.empty()) out.fact("last refusal", last_denial_.view());
     }
 
@@ -222,9 +199,81 @@ private:
                 memory_nodes_.begin() + static_cast<std::ptrdiff_t>(nodes_in_use_)};
     }
 
+    /// The plan with pages from pools of size `page`, or with ordinary ones (0).
+    [[nodiscard]] result<memory_plan> plan(const guest_ram_request& request,
+                                           std::uint64_t page) noexcept {
+        if (!is_initialized()) return not_initialized();
+        const result<std::uint64_t> total = total_of(request, memory_.page_bytes());
+        if (!total) return fail(total);
+        const std::vector<unsigned> nodes = current_nodes();
+        const auto questions =
+            ram_planning::questions_of(request, *total, topology_, nodes, local_node());
+        if (!questions) return fail(questions);
+        if (page != 0) {
+            if (const result<> whole = ram_backing::check_sizes(*questions, page); !whole)
+                return fail(whole);
+        }
+        memory_inventory stock;
+        if (page != 0 && ram_planning::means_this_system<Memory>(topology_)) {
+            result<memory_inventory> pools = ram_backing::take_stock_of_pools(
+                memory_, topology_, nodes.empty() ? memory_nodes_ : nodes, page, *total);
+            if (!pools) return fail(pools);
+            stock = std::move(*pools);
+        } else {
+            stock = ram_planning::take_stock(memory_, topology_, nodes, granule_of(request, page));
+        }
+        if (nodes.empty()) return ram_planning::unplaced(*questions);
+        return Strategy{}.plan(stock, *questions);
+    }
+
+    /// The whole story. `page`: of pages from pools, or 0; `no_pools`: why not, where
+    /// they were asked for.
+    template <class Listener>
+    [[nodiscard]] result<region_type> make(const guest_ram_request& request, std::uint64_t page,
+                                           const std::optional<error>& no_pools,
+                                           Listener& listener) noexcept {
+        const result<memory_plan> planned = plan(request, page);
+        if (!planned) return fail(planned);
+        if (request.strict || page != 0) {
+            if (const result<> room = ram_binding::check_room(*planned); !room) return fail(room);
+        }
+        std::vector<ram_chunk> chunks = ram_planning::lay_out(*planned, topology_);
+        ram_grants grants;
+        grants.reserved_page_bytes = page;
+        const result<os::raw_mapping> mapped = ram_backing::map(
+            memory_, request, chunks.back().offset + chunks.back().bytes, page, grants.sharing);
+        if (!mapped) return fail(mapped);
+        grants.sealing = ram_backing::seal(memory_, *mapped);
+        for (ram_chunk& chunk : chunks)
+            chunk.binding = bind(mapped->address + chunk.offset, chunk);
+        for (ram_chunk& chunk : chunks)
+            advise(mapped->address + chunk.offset, chunk, request, page, no_pools);
+        const bool populated = request.prefault_threads != 0 || page != 0;
+        bool cancelled = false;
+        if (populated) cancelled = !populate(mapped->address, chunks, request, page, listener);
+        region_type region{memory_, *mapped, std::move(chunks), grants};
+        if (cancelled)
+            return fail(errc::cancelled, "guest RAM: the listener ended the prefault",
+                        "let it return true to go on");
+        if (page != 0) {
+            if (const result<> kept = ram_binding::check_prefault(region.chunks()); !kept)
+                return fail(kept);
+        }
+        if (request.strict) {
+            const result<> kept = ram_binding::check_grants(region.chunks(), grants);
+            if (!kept) return fail(kept);
+            const result<> lies = populated ? ram_binding::check_placement(region) : result<>{};
+            if (!lies) return fail(lies);
+        }
+        count(region);
+        return region;
+    }
+
     /// Chunks end on huge pages whether or not these are asked for, so that the
     /// kernel's own huge pages fit.
-    [[nodiscard]] std::uint64_t granule_of(const guest_ram_request& request) noexcept {
+    [[nodiscard]] std::uint64_t granule_of(const guest_ram_request& request,
+                                           std::uint64_t page) const noexcept {
+        if (page != 0) return page;
         if (request.huge_pages != huge_page_use::none) return memory_.huge_page_bytes();
         return std::max<std::uint64_t>(memory_.page_bytes(), 2u << 20);
     }
@@ -245,8 +294,27 @@ private:
         return ram_binding::bind(memory_, address, chunk.bytes, chunk.node, chunk.mode);
     }
 
-    void populate(std::byte* address, std::vector<ram_chunk>& chunks,
-                  const guest_ram_request& request) noexcept {
+    /// What the kernel is told about a chunk before it gets pages.
+    void advise(std::byte* address, ram_chunk& chunk, const guest_ram_request& request,
+                std::uint64_t page, const std::optional<error>& no_pools) noexcept {
+        if (page != 0) {
+            chunk.huge_pages = grant::enforced();
+        } else if (request.huge_pages != huge_page_use::none) {
+            chunk.huge_pages = ram_binding::advise(memory_, address, chunk.bytes);
+            if (no_pools && chunk.huge_pages.is_denied())
+                chunk.huge_pages = grant::denied(*no_pools);
+            if (no_pools && !chunk.huge_pages.is_denied())
+                chunk.huge_pages = grant::preferred(*no_pools);
+        }
+        if (request.locked)
+            chunk.locking = ram_backing::lock(memory_, address, chunk.bytes, page != 0);
+    }
+
+    /// False if the listener ended it.
+    template <class Listener>
+    [[nodiscard]] bool populate(std::byte* address, std::vector<ram_chunk>& chunks,
+                                const guest_ram_request& request, std::uint64_t page,
+                                Listener& listener) noexcept {
         const bool known = ram_planning::means_this_system<Memory>(topology_);
         std::vector<prefault_range> ranges;
         for (const ram_chunk& chunk : chunks) {
@@ -254,23 +322,29 @@ private:
             ranges.push_back({address + chunk.offset, chunk.bytes, chunk.node,
                               ram_planning::cpus_near(topology_, node)});
         }
-        prefault<Memory, Threads> work{memory_, threads_, ranges, request.prefault_threads,
-                                       granule_of(request)};
-        const std::vector<grant> grants = work.run();
+        prefault<Memory, Threads> work{
+            memory_,  threads_, ranges, request.prefault_threads, granule_of(request, page),
+            page != 0};
+        const std::vector<grant> grants = work.run(listener);
         for (std::size_t i = 0; i < chunks.size(); ++i)
             chunks[i].prefault = grants[i];
+        return !work.was_cancelled();
     }
 
     void count(const region_type& region) noexcept {
         const std::lock_guard lock{mutex_};
         ++regions_;
         bytes_ += region.bytes();
+        if (region.grants().reserved_page_bytes != 0) reserved_bytes_ += region.bytes();
+        for (const grant* given : {&region.grants().sharing, &region.grants().sealing})
+            if (given->is_denied()) last_denial_ = given->cause;
         for (const ram_chunk& chunk : region.chunks()) {
             enforced_ += chunk.binding.state == grant_state::enforced ? 1 : 0;
             preferred_ += chunk.binding.state == grant_state::preferred ? 1 : 0;
             not_prefaulted_ += chunk.prefault.is_denied() ? 1 : 0;
             denied_ += chunk.binding.is_denied() ? 1 : 0;
-            for (const grant* given : {&chunk.binding, &chunk.prefault})
+            for (const grant* given :
+                 {&chunk.huge_pages, &chunk.locking, &chunk.binding, &chunk.prefault})
                 if (given->is_denied()) last_denial_ = given->cause;
         }
     }
@@ -288,6 +362,7 @@ private:
     std::uint64_t preferred_ = 0;
     std::uint64_t denied_ = 0;
     std::uint64_t not_prefaulted_ = 0;
+    std::uint64_t reserved_bytes_ = 0;
     fixed_text<160> last_denial_{};
 };
 

@@ -64,22 +64,36 @@ template <os::memory_platform Memory>
     return {};
 }
 
+/// A grant that fell short as the error it stands for.
+[[nodiscard]] inline tl::unexpected<error> fail_short(const grant& given) noexcept {
+    return fail(given.code, given.cause,
+                given.cure.empty()
+                    ? fixed_text<160>{"do not ask for strict, or let the process do it"}
+                    : given.cure,
+                given.os_error);
+}
+
 /// For strict requests, the first grant that fell short. Errors: what the kernel
 /// said (unsupported, permission_denied, exhausted, invalid_argument), and
 /// permission_denied where it only did something else.
-[[nodiscard]] inline result<> check_grants(std::span<const ram_chunk> chunks) noexcept {
+[[nodiscard]] inline result<> check_grants(std::span<const ram_chunk> chunks,
+                                           const ram_grants& whole = {}) noexcept {
+    for (const grant* given : {&whole.sharing, &whole.sealing})
+        if (given->is_denied()) return fail_short(*given);
     for (const ram_chunk& chunk : chunks) {
-        const bool bound =
-            chunk.mode == os::bind_mode::none || chunk.binding.state == grant_state::enforced;
-        const grant& short_of = !bound                         ? chunk.binding
-                                : chunk.huge_pages.is_denied() ? chunk.huge_pages
-                                                               : chunk.prefault;
-        if (bound && !chunk.huge_pages.is_denied() && !chunk.prefault.is_denied()) continue;
-        return fail(short_of.code, short_of.cause,
-                    short_of.cure.empty() ? "do not ask for strict, or let the process do it"
-                                          : short_of.cure,
-                    short_of.os_error);
+        if (chunk.mode != os::bind_mode::none && chunk.binding.state != grant_state::enforced)
+            return fail_short(chunk.binding);
+        for (const grant* given : {&chunk.huge_pages, &chunk.locking, &chunk.prefault})
+            if (given->is_denied()) return fail_short(*given);
     }
+    return {};
+}
+
+/// For pages from pools, which must all be there before anybody touches one.
+/// Errors: what refused them (exhausted, unsupported).
+[[nodiscard]] inline result<> check_prefault(std::span<const ram_chunk> chunks) noexcept {
+    for (const ram_chunk& chunk : chunks)
+        if (chunk.prefault.is_denied()) return fail_short(chunk.prefault);
     return {};
 }
 

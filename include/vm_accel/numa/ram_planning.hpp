@@ -25,7 +25,7 @@ template <os::memory_platform Memory>
 /// What the nodes in use can give now. Where the platform does not tell, the size
 /// of the node counts.
 template <os::memory_platform Memory>
-[[nodiscard]] memory_inventory take_stock(Memory& memory, const cpu_topology& topology,
+[[nodiscard]] memory_inventory take_stock(const Memory& memory, const cpu_topology& topology,
                                           std::span<const unsigned> nodes, std::uint64_t granule) {
     memory_inventory inventory;
     inventory.topology = &topology;

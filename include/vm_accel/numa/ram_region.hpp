@@ -26,10 +26,31 @@ struct ram_chunk {
     os::bind_mode mode = os::bind_mode::none; ///< how strongly it was to be tied to it
     fixed_text<120> reason{};                 ///< the strategy's
     grant binding{};                          ///< what the kernel made of the binding
-    grant huge_pages{};                       ///< and of the huge-page advice
+    grant huge_pages{};                       ///< and of huge pages, advised or reserved
     grant prefault{};                         ///< and of the populating by threads on the node
+    grant locking{};                          ///< and of locking it
 
     friend bool operator==(const ram_chunk&, const ram_chunk&) = default;
+};
+
+/// What the kernel made of wishes that concern a region as a whole.
+struct ram_grants {
+    grant sharing{}; ///< a file that other processes can map
+    grant sealing{}; ///< its size is fixed for good
+    /// Bytes of the pages that back the region, if they come from pools; else 0.
+    std::uint64_t reserved_page_bytes = 0;
+
+    friend bool operator==(const ram_grants&, const ram_grants&) = default;
+};
+
+/// Part of a region as another process can map it, for vhost-user's memory table.
+struct shared_ram {
+    int file = -1;            ///< the descriptor to pass; the region keeps owning it
+    std::uint64_t offset = 0; ///< in that file, for mmap
+    std::uint64_t bytes = 0;
+    std::byte* address = nullptr; ///< where this process has it
+
+    friend bool operator==(const shared_ram&, const shared_ram&) = default;
 };
 
 struct pages_on_node {
@@ -76,7 +97,7 @@ template <class Stream>
     requires requires(Stream& out, std::string_view text) { out << text; }
 Stream& operator<<(Stream& out, const placement_report& report) {
     for (const chunk_placement& c : report.chunks) {
-        fixed_text<512> line{"  guest node "};
+        fixed_text<1024> line{"  guest node "};
         line.append_number(c.chunk.guest_node).append(" +").append_number(c.chunk.offset >> 20);
         line.append(" MiB, ").append_number(c.chunk.bytes >> 20).append(" MiB -> ");
         line.append(c.chunk.reason.view())
@@ -90,10 +111,14 @@ Stream& operator<<(Stream& out, const placement_report& report) {
             line.append(",");
         }
         line.append(" ").append_number(c.absent).append(" absent");
-        if (c.chunk.prefault.state != grant_state::not_requested)
-            line.append("; prefault ").append(name_of(c.chunk.prefault.state));
-        if (!c.chunk.prefault.cause.empty())
-            line.append(" (").append(c.chunk.prefault.cause.view()).append(")");
+        const auto tell = [&line](std::string_view what, const grant& given) {
+            if (given.state == grant_state::not_requested) return;
+            line.append("; ").append(what).append(" ").append(name_of(given.state));
+            if (!given.cause.empty()) line.append(" (").append(given.cause.view()).append(")");
+        };
+        tell("prefault", c.chunk.prefault);
+        tell("huge pages", c.chunk.huge_pages);
+        tell("locking", c.chunk.locking);
         line.append("\n");
         out << line.view();
     }
@@ -106,18 +131,24 @@ template <os::memory_platform Memory = os::native_memory>
 class basic_ram_region {
 public:
     basic_ram_region() noexcept = default;
-    basic_ram_region(Memory memory, os::raw_mapping mapping, std::vector<ram_chunk> chunks) noexcept
-        : memory_(std::move(memory)), mapping_(mapping), chunks_(std::move(chunks)) {}
+    basic_ram_region(Memory memory, os::raw_mapping mapping, std::vector<ram_chunk> chunks,
+                     const ram_grants& grants = {}) noexcept
+        : memory_(std::move(memory)),
+          mapping_(mapping),
+          chunks_(std::move(chunks)),
+          grants_(grants) {}
     basic_ram_region(basic_ram_region&& other) noexcept
         : memory_(other.memory_),
           mapping_(std::exchange(other.mapping_, {})),
-          chunks_(std::exchange(other.chunks_, {})) {}
+          chunks_(std::exchange(other.chunks_, {})),
+          grants_(std::exchange(other.grants_, {})) {}
     basic_ram_region& operator=(basic_ram_region&& other) noexcept {
         if (this != &other) {
             release();
             memory_ = other.memory_;
             mapping_ = std::exchange(other.mapping_, {});
             chunks_ = std::exchange(other.chunks_, {});
+            grants_ = std::exchange(other.grants_, {});
         }
         return *this;
     }
@@ -131,6 +162,15 @@ public:
     [[nodiscard]] int file() const noexcept { return mapping_.file; }
     /// What went where, in the order of addresses, without gaps.
     [[nodiscard]] std::span<const ram_chunk> chunks() const noexcept { return chunks_; }
+    [[nodiscard]] const ram_grants& grants() const noexcept { return grants_; }
+
+    /// What another process maps to see `bytes` from `offset` on; file -1 if the region
+    /// has no file, or not that range. Page-aligned ranges can be mapped.
+    [[nodiscard]] shared_ram shared(std::uint64_t offset, std::uint64_t bytes) const noexcept {
+        if (mapping_.file < 0 || offset > mapping_.bytes || bytes > mapping_.bytes - offset)
+            return {};
+        return {mapping_.file, offset, bytes, mapping_.address + offset};
+    }
 
     /// Offset and size of one guest node; size 0 if there is no such node.
     [[nodiscard]] std::pair<std::uint64_t, std::uint64_t>
@@ -189,6 +229,7 @@ private:
     [[no_unique_address]] Memory memory_{};
     os::raw_mapping mapping_{};
     std::vector<ram_chunk> chunks_{};
+    ram_grants grants_{};
 };
 
 using ram_region = basic_ram_region<>;
