@@ -63,6 +63,7 @@
 #include <vm_accel/numa/object_pool.hpp>
 #include <vm_accel/numa/pmr_adapter.hpp>
 #include <vm_accel/numa/prefault.hpp>
+#include <vm_accel/numa/ram_backing.hpp>
 #include <vm_accel/numa/ram_binding.hpp>
 #include <vm_accel/numa/ram_planning.hpp>
 #include <vm_accel/numa/ram_region.hpp>
