@@ -77,8 +77,10 @@
 #include <vm_accel/os/isolated_cpus.hpp>
 #include <vm_accel/os/kvm_abi.hpp>
 #include <vm_accel/os/kvm_calls.hpp>
+#include <vm_accel/os/linux_access_counters.hpp>
 #include <vm_accel/os/linux_mapping.hpp>
 #include <vm_accel/os/linux_memory.hpp>
+#include <vm_accel/os/linux_placement.hpp>
 #include <vm_accel/os/linux_scheduling.hpp>
 #include <vm_accel/os/linux_small_file.hpp>
 #include <vm_accel/os/linux_threads.hpp>
@@ -88,6 +90,8 @@
 #include <vm_accel/os/memory_platform.hpp>
 #include <vm_accel/os/owned_word.hpp>
 #include <vm_accel/os/physical_memory.hpp>
+#include <vm_accel/os/placement.hpp>
+#include <vm_accel/os/placement_platform.hpp>
 #include <vm_accel/os/reserved_array.hpp>
 #include <vm_accel/os/thread_mark.hpp>
 #include <vm_accel/os/thread_platform.hpp>
@@ -99,6 +103,7 @@
 #include <vm_accel/os/windows_calls.hpp>
 #include <vm_accel/os/windows_groups.hpp>
 #include <vm_accel/os/windows_memory.hpp>
+#include <vm_accel/os/windows_processors.hpp>
 #include <vm_accel/os/windows_scheduling.hpp>
 #include <vm_accel/os/windows_threads.hpp>
 #include <vm_accel/os/worker_thread.hpp>
@@ -218,4 +223,7 @@
 #include <vm_accel/topology/load.hpp>
 #include <vm_accel/topology/loading.hpp>
 #include <vm_accel/topology/regular.hpp>
+#include <vm_accel/topology/restricted.hpp>
 #include <vm_accel/topology/unread.hpp>
+#include <vm_accel/topology/windows_load.hpp>
+#include <vm_accel/topology/windows_records.hpp>
