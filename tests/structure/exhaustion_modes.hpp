@@ -5,3 +5,5 @@
 const void* reporter_without_exceptions();
 /// It also uses the allocator, so that its code is in the program.
 bool allocates_without_exceptions();
+/// Asks an exhausted pool for more: the program is to end in there (std::abort).
+void exhausts_without_exceptions();

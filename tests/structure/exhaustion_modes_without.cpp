@@ -20,3 +20,10 @@ bool allocates_without_exceptions() {
     resource.deallocate(more, 64);
     return made != nullptr && more != nullptr;
 }
+
+void exhausts_without_exceptions() {
+    vm_accel::object_pool<> pool;
+    if (!pool.open({.capacity_bytes = 2u << 20})) return;
+    vm_accel::standard_allocator<int> allocator{pool};
+    static_cast<void>(allocator.allocate(4u << 20));
+}

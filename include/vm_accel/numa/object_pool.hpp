@@ -19,7 +19,6 @@
 #include <mutex>
 #include <new>
 #include <utility>
-#include <vector>
 
 namespace vm_accel::inline v0 {
 
@@ -79,7 +78,7 @@ public:
     /// slab), exhausted (no memory).
     [[nodiscard]] result<> open(object_pool_options options = {}) noexcept {
         const std::lock_guard lock{lock_};
-        if (!slabs_.empty())
+        if (slabs_ != nullptr)
             return fail(errc::already_initialized, "object pool: open() was called before",
                         "close() it first");
         if (options.capacity_bytes < slab_bytes)
@@ -94,9 +93,11 @@ public:
     /// Gives all slabs back. Every object must have been freed before.
     void close() noexcept {
         const std::lock_guard lock{lock_};
-        for (const os::raw_mapping& slab : slabs_)
-            memory_.unmap(slab);
-        slabs_.clear();
+        while (slabs_ != nullptr) {
+            slab* const last = std::exchange(slabs_, slabs_->earlier);
+            memory_.unmap(last->mapping);
+            delete last;
+        }
         lists_ = {};
         runs_ = {};
         cursor_ = end_ = nullptr;
@@ -156,6 +157,10 @@ private:
     struct free_block {
         free_block* next;
     };
+    struct slab {
+        os::raw_mapping mapping;
+        slab* earlier;
+    };
     static constexpr unsigned class_count =
         static_cast<unsigned>(std::countr_zero(largest_block) - std::countr_zero(smallest_block)) +
         1;
@@ -182,7 +187,7 @@ private:
     [[nodiscard]] void* cut(unsigned size_class, std::size_t block) noexcept {
         open_run& run = runs_[size_class];
         if (run.next == run.end) {
-            if (cursor_ == end_ && (slabs_.empty() || !add_slab())) return nullptr;
+            if (cursor_ == end_ && (slabs_ == nullptr || !add_slab())) return nullptr;
             run = {cursor_, cursor_ + run_bytes};
             cursor_ += run_bytes;
         }
@@ -196,19 +201,25 @@ private:
         if (usage_.mapped_bytes + slab_bytes > options_.capacity_bytes)
             return fail(errc::exhausted, "object pool: its capacity is used up",
                         "open it with more capacity_bytes");
-        const result<os::raw_mapping> slab = memory_.map({slab_bytes, slab_bytes, false});
-        if (!slab) return fail(slab);
-        place(*slab);
-        slabs_.push_back(*slab);
-        cursor_ = slab->address;
-        end_ = slab->address + slab_bytes;
+        const result<os::raw_mapping> mapped = memory_.map({slab_bytes, slab_bytes, false});
+        if (!mapped) return fail(mapped);
+        // The heap may be exhausted where the kernel is not: that is no exception here.
+        slab* const made = new (std::nothrow) slab{*mapped, slabs_};
+        if (made == nullptr) {
+            memory_.unmap(*mapped);
+            return fail(errc::exhausted, "object pool: no memory to note a slab", "free some");
+        }
+        place(*mapped);
+        slabs_ = made;
+        cursor_ = mapped->address;
+        end_ = mapped->address + slab_bytes;
         ++usage_.slabs;
         usage_.mapped_bytes += slab_bytes;
         return {};
     }
 
     [[nodiscard]] void* map_large(std::uint64_t bytes, std::size_t alignment) noexcept {
-        if (slabs_.empty() || bytes > options_.capacity_bytes) return nullptr;
+        if (slabs_ == nullptr || bytes > options_.capacity_bytes) return nullptr;
         const std::uint64_t whole = whole_pages(bytes);
         if (usage_.mapped_bytes + whole > options_.capacity_bytes) return nullptr;
         const result<os::raw_mapping> made = memory_.map({whole, alignment, false});
@@ -231,7 +242,7 @@ private:
     [[no_unique_address]] Memory memory_{};
     [[no_unique_address]] mutable Lock lock_{};
     object_pool_options options_{};
-    std::vector<os::raw_mapping> slabs_{};
+    slab* slabs_ = nullptr; ///< the latest; each knows the one before
     std::array<free_block*, class_count> lists_{};
     std::array<open_run, class_count> runs_{};
     std::byte* cursor_ = nullptr; ///< runs of the latest slab not yet opened
