@@ -13,7 +13,7 @@ namespace vm_accel::inline v0 {} // namespace vm_accel::inline v0
 #endif
 
 #if defined(_WIN32)
-#define VM_ACCEL_HAS_WINDOWS_TOPOLOGY 0
+#define VM_ACCEL_HAS_WINDOWS_TOPOLOGY 1
 #else
 #define VM_ACCEL_HAS_WINDOWS_TOPOLOGY 0
 #endif

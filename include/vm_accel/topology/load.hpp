@@ -10,6 +10,7 @@
 #include <vm_accel/topology/hwloc_load.hpp>
 #else
 #include <vm_accel/topology/unread.hpp>
+#include <vm_accel/topology/windows_load.hpp>
 #endif
 
 namespace vm_accel::inline v0 {
