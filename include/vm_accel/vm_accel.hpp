@@ -6,7 +6,6 @@
 #include <vm_accel/affinity/cpu_picker.hpp>
 #include <vm_accel/affinity/cpuset_watch.hpp>
 #include <vm_accel/affinity/fixed_platform.hpp>
-#include <vm_accel/affinity/helper_cpus.hpp>
 #include <vm_accel/affinity/linux_platform.hpp>
 #include <vm_accel/affinity/pin_reason.hpp>
 #include <vm_accel/affinity/planner.hpp>
@@ -15,6 +14,8 @@
 #include <vm_accel/affinity/thread_pin.hpp>
 #include <vm_accel/affinity/vcpu_plan.hpp>
 #include <vm_accel/affinity/vcpu_request.hpp>
+#include <vm_accel/affinity/vmm_thread_cpus.hpp>
+#include <vm_accel/affinity/windows_platform.hpp>
 #include <vm_accel/core/address.hpp>
 #include <vm_accel/core/atomic_view.hpp>
 #include <vm_accel/core/counter.hpp>
@@ -32,6 +33,16 @@
 #include <vm_accel/guest/interrupt_sink.hpp>
 #include <vm_accel/guest/region_map.hpp>
 #include <vm_accel/guest/two_spaces.hpp>
+#include <vm_accel/hypervisor/hvf.hpp>
+#include <vm_accel/hypervisor/hvf_arm64.hpp>
+#include <vm_accel/hypervisor/hvf_errors.hpp>
+#include <vm_accel/hypervisor/hvf_machine.hpp>
+#include <vm_accel/hypervisor/hvf_memory.hpp>
+#include <vm_accel/hypervisor/hvf_system.hpp>
+#include <vm_accel/hypervisor/hvf_vcpu.hpp>
+#include <vm_accel/hypervisor/hvf_vm.hpp>
+#include <vm_accel/hypervisor/hvf_x86_64.hpp>
+#include <vm_accel/hypervisor/hvf_x86_64_exits.hpp>
 #include <vm_accel/hypervisor/hypervisor.hpp>
 #include <vm_accel/hypervisor/kvm.hpp>
 #include <vm_accel/hypervisor/kvm_arm64.hpp>
@@ -42,8 +53,10 @@
 #include <vm_accel/hypervisor/kvm_vcpu.hpp>
 #include <vm_accel/hypervisor/kvm_vm.hpp>
 #include <vm_accel/hypervisor/kvm_x86_64.hpp>
+#include <vm_accel/hypervisor/psci.hpp>
 #include <vm_accel/hypervisor/software.hpp>
 #include <vm_accel/hypervisor/unfinished_vcpus.hpp>
+#include <vm_accel/hypervisor/x86_mmio_instruction.hpp>
 #include <vm_accel/manager/acceleration_manager.hpp>
 #include <vm_accel/manager/backend.hpp>
 #include <vm_accel/manager/composition.hpp>
@@ -74,6 +87,9 @@
 #include <vm_accel/os/dynamic_library.hpp>
 #include <vm_accel/os/exhaustion.hpp>
 #include <vm_accel/os/file_system.hpp>
+#include <vm_accel/os/hvf_abi.hpp>
+#include <vm_accel/os/hvf_calls.hpp>
+#include <vm_accel/os/hvf_functions.hpp>
 #include <vm_accel/os/isolated_cpus.hpp>
 #include <vm_accel/os/kvm_abi.hpp>
 #include <vm_accel/os/kvm_calls.hpp>
@@ -93,6 +109,7 @@
 #include <vm_accel/os/placement.hpp>
 #include <vm_accel/os/placement_platform.hpp>
 #include <vm_accel/os/reserved_array.hpp>
+#include <vm_accel/os/thread_id.hpp>
 #include <vm_accel/os/thread_mark.hpp>
 #include <vm_accel/os/thread_platform.hpp>
 #include <vm_accel/os/thread_scheduling.hpp>

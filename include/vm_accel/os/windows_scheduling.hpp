@@ -1,12 +1,13 @@
 /// How urgently and how economically the calling thread runs on Windows.
-/// On other systems this header is empty.
+/// On other systems every answer is `unsupported`.
 #pragma once
+
+#include <vm_accel/core/result.hpp>
+#include <vm_accel/os/thread_scheduling.hpp>
 
 #if defined(_WIN32)
 
-#include <vm_accel/core/result.hpp>
 #include <vm_accel/os/dynamic_library.hpp>
-#include <vm_accel/os/thread_scheduling.hpp>
 #include <vm_accel/os/windows_abi.hpp>
 #include <vm_accel/os/windows_calls.hpp>
 #include <vm_accel/os/windows_groups.hpp>
@@ -67,6 +68,18 @@ private:
         if (now == windows_abi::priority_error)
             return fail_with_windows(::GetLastError(), "priority of a thread", "try again");
         return windows_priority::given(now, wanted);
+    }
+};
+
+} // namespace vm_accel::inline v0::os
+
+#else
+
+namespace vm_accel::inline v0::os {
+
+struct windows_scheduling : unsupported_scheduling {
+    [[nodiscard]] result<> prefer_economy(bool) const noexcept {
+        return fail(errc::unsupported, "EcoQoS: Windows only", "leave it to the system");
     }
 };
 

@@ -1,13 +1,15 @@
 /// Placement of threads on Windows: group affinity, CPU sets, and reading back.
-/// On other systems this header is empty.
+/// On other systems every answer is `unsupported`.
 #pragma once
-
-#if defined(_WIN32)
 
 #include <vm_accel/core/result.hpp>
 #include <vm_accel/os/cpu_set.hpp>
-#include <vm_accel/os/dynamic_library.hpp>
+#include <vm_accel/os/thread_platform.hpp>
 #include <vm_accel/os/thread_scheduling.hpp>
+
+#if defined(_WIN32)
+
+#include <vm_accel/os/dynamic_library.hpp>
 #include <vm_accel/os/windows_abi.hpp>
 #include <vm_accel/os/windows_calls.hpp>
 #include <vm_accel/os/windows_groups.hpp>
@@ -231,6 +233,24 @@ private:
         result<dynamic_library> kernel = dynamic_library::open("kernel32.dll");
         return kernel ? std::move(*kernel) : dynamic_library{};
     }
+};
+
+} // namespace vm_accel::inline v0::os
+
+#else
+
+namespace vm_accel::inline v0::os {
+
+struct windows_threads : unsupported_threads {
+    static constexpr std::string_view name = "windows";
+
+    [[nodiscard]] result<> pin_thread(thread_id /*thread*/, const cpu_set& set) const noexcept {
+        return pin_current_thread(set);
+    }
+    [[nodiscard]] result<cpu_set> pin_of(thread_id /*thread*/) const noexcept {
+        return current_pin();
+    }
+    [[nodiscard]] thread_id current_thread() const noexcept { return {}; }
 };
 
 } // namespace vm_accel::inline v0::os
