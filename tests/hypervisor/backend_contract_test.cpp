@@ -1,5 +1,6 @@
 /// What every hypervisor backend must do, run on each of them. KVM is skipped,
-/// with a line that says so, where /dev/kvm cannot be used.
+/// with a line that says so, where /dev/kvm cannot be used; hvf runs on a model of Apple's
+/// framework.
 #include "guests.hpp"
 
 #include <catch2/catch.hpp>
@@ -13,7 +14,7 @@ using namespace guests;
 
 namespace {
 
-using models = std::tuple<software_model, kvm_model>;
+using models = std::tuple<software_model, kvm_model, hvf_arm64_model, hvf_x86_64_model>;
 
 constexpr std::uint64_t mib = 0x10'0000;
 

@@ -1,6 +1,8 @@
 /// Tiny guests and the models that can run them, for the hypervisor tests.
 #pragma once
 
+#include "hvf_framework.hpp"
+
 #include <vm_accel/hypervisor/kvm.hpp>
 #include <vm_accel/hypervisor/software.hpp>
 
@@ -156,63 +158,75 @@ struct software_model {
 
 // ---- kvm ---------------------------------------------------------------------------------------
 
-/// Machine code of each task. x86-64: RDI = window, RSI = word, RDX = 0x10000;
-/// arm64: X0, X3 and X4.
-[[nodiscard]] inline std::vector<std::uint8_t> code_of(task what) {
-    if constexpr (os::kvm_platform::architecture == os::kvm_architecture::x86_64) {
-        switch (what) {
-        case task::echo:
-            return {0x8b, 0x07,                   // mov (%rdi),%eax
-                    0xff, 0xc0,                   // inc %eax
-                    0x89, 0x47, 0x08,             // mov %eax,8(%rdi)
-                    0x48, 0x8b, 0x47, 0x10,       // mov 16(%rdi),%rax
-                    0x48, 0x89, 0x47, 0x18,       // mov %rax,24(%rdi)
-                    0xb8, 0x5a, 0x00, 0x00, 0x00, // mov $0x5a,%eax
-                    0x89, 0x06, 0x8b, 0x06,       // mov %eax,(%rsi); mov (%rsi),%eax
-                    0x89, 0x47, 0x20,             // mov %eax,32(%rdi)
-                    0xf4};                        // hlt
-        case task::ram_copy:
-            return {0x8b, 0x02, 0x89, 0x47, 0x08, 0xf4}; // mov (%rdx),%eax; mov %eax,8(%rdi); hlt
-        case task::spin:
-            return {0xeb, 0xfe}; // jmp .
-        case task::hammer:
-            return {0x89, 0x47, 0x40, 0xeb, 0xfb}; // mov %eax,64(%rdi); jmp back
-        }
-        return {};
-    } else {
-        std::vector<std::uint32_t> words;
-        switch (what) {
-        case task::echo:
-            words = {0xb9400001,  // ldr w1, [x0]
-                     0x11000421,  // add w1, w1, #1
-                     0xb9000801,  // str w1, [x0, #8]
-                     0xf9400802,  // ldr x2, [x0, #16]
-                     0xf9000c02,  // str x2, [x0, #24]
-                     0x52800b41,  // mov w1, #0x5a
-                     0xb9000061,  // str w1, [x3]
-                     0xb9400061,  // ldr w1, [x3]
-                     0xb9002001,  // str w1, [x0, #32]
-                     0x52b08000,  // mov w0, #0x84000000
-                     0x72800100,  // movk w0, #8: PSCI SYSTEM_OFF
-                     0xd4000002,  // hvc #0
-                     0x14000000}; // b .
-            break;
-        case task::ram_copy:
-            words = {0xb9400081, // ldr w1, [x4]
-                     0xb9000801, // str w1, [x0, #8]
-                     0x52b08000, 0x72800100, 0xd4000002, 0x14000000};
-            break;
-        case task::spin:
-            words = {0x14000000};
-            break;
-        case task::hammer:
-            words = {0xb9004001, 0x17ffffff}; // str w1, [x0, #64]; b back
-            break;
-        }
-        std::vector<std::uint8_t> bytes(words.size() * 4);
-        std::memcpy(bytes.data(), words.data(), bytes.size());
-        return bytes;
+/// Machine code of each task. RDI = window, RSI = word, RDX = 0x10000.
+[[nodiscard]] inline std::vector<std::uint8_t> x86_64_code_of(task what) {
+    switch (what) {
+    case task::echo:
+        return {0x8b, 0x07,                   // mov (%rdi),%eax
+                0xff, 0xc0,                   // inc %eax
+                0x89, 0x47, 0x08,             // mov %eax,8(%rdi)
+                0x48, 0x8b, 0x47, 0x10,       // mov 16(%rdi),%rax
+                0x48, 0x89, 0x47, 0x18,       // mov %rax,24(%rdi)
+                0xb8, 0x5a, 0x00, 0x00, 0x00, // mov $0x5a,%eax
+                0x89, 0x06, 0x8b, 0x06,       // mov %eax,(%rsi); mov (%rsi),%eax
+                0x89, 0x47, 0x20,             // mov %eax,32(%rdi)
+                0xf4};                        // hlt
+    case task::ram_copy:
+        return {0x8b, 0x02, 0x89, 0x47, 0x08, 0xf4}; // mov (%rdx),%eax; mov %eax,8(%rdi); hlt
+    case task::spin:
+        return {0xeb, 0xfe}; // jmp .
+    case task::hammer:
+        return {0x89, 0x47, 0x40, 0xeb, 0xfb}; // mov %eax,64(%rdi); jmp back
     }
+    return {};
+}
+/// X0 = window, X3 = word, X4 = 0x10000.
+[[nodiscard]] inline std::vector<std::uint8_t> arm64_code_of(task what) {
+    std::vector<std::uint32_t> words;
+    switch (what) {
+    case task::echo:
+        words = {0xb9400001,  // ldr w1, [x0]
+                 0x11000421,  // add w1, w1, #1
+                 0xb9000801,  // str w1, [x0, #8]
+                 0xf9400802,  // ldr x2, [x0, #16]
+                 0xf9000c02,  // str x2, [x0, #24]
+                 0x52800b41,  // mov w1, #0x5a
+                 0xb9000061,  // str w1, [x3]
+                 0xb9400061,  // ldr w1, [x3]
+                 0xb9002001,  // str w1, [x0, #32]
+                 0x52b08000,  // mov w0, #0x84000000
+                 0x72800100,  // movk w0, #8: PSCI SYSTEM_OFF
+                 0xd4000002,  // hvc #0
+                 0x14000000}; // b .
+        break;
+    case task::ram_copy:
+        words = {0xb9400081, // ldr w1, [x4]
+                 0xb9000801, // str w1, [x0, #8]
+                 0x52b08000, 0x72800100, 0xd4000002, 0x14000000};
+        break;
+    case task::spin:
+        words = {0x14000000};
+        break;
+    case task::hammer:
+        words = {0xb9004001, 0x17ffffff}; // str w1, [x0, #64]; b back
+        break;
+    }
+    std::vector<std::uint8_t> bytes(words.size() * 4);
+    std::memcpy(bytes.data(), words.data(), bytes.size());
+    return bytes;
+}
+[[nodiscard]] inline std::vector<std::uint8_t> code_of(task what) {
+    return os::kvm_platform::architecture == os::kvm_architecture::x86_64 ? x86_64_code_of(what)
+                                                                          : arm64_code_of(what);
+}
+
+/// Page tables for 64-bit mode: a PML4 at 0x1000 that maps 4 GiB one to one.
+inline void write_identity_map(ram& memory) {
+    memory.put<std::uint64_t>(0x1000, 0x2003);
+    for (std::uint64_t i = 0; i < 4; ++i)
+        memory.put<std::uint64_t>(0x2000 + 8 * i, (0x6000 + 0x1000 * i) | 3);
+    for (std::uint64_t i = 0; i < 2048; ++i)
+        memory.put<std::uint64_t>(0x6000 + 8 * i, i << 21 | 0x83);
 }
 
 struct kvm_model {
@@ -234,16 +248,12 @@ struct kvm_model {
         return std::nullopt;
     }
 
-    /// Code at 0x4000; on x86-64 a PML4 at 0x1000 that maps 4 GiB one to one.
+    /// Code at 0x4000; on x86-64 page tables from 0x1000 on.
     static void start(kvm_vcpu& vcpu, ram& memory, task what) {
         const std::vector<std::uint8_t> code = code_of(what);
         std::ranges::copy(std::as_bytes(std::span{code}), memory.data() + 0x4000);
         if constexpr (os::kvm_platform::architecture == os::kvm_architecture::x86_64) {
-            memory.put<std::uint64_t>(0x1000, 0x2003);
-            for (std::uint64_t i = 0; i < 4; ++i)
-                memory.put<std::uint64_t>(0x2000 + 8 * i, (0x6000 + 0x1000 * i) | 3);
-            for (std::uint64_t i = 0; i < 2048; ++i)
-                memory.put<std::uint64_t>(0x6000 + 8 * i, i << 21 | 0x83);
+            write_identity_map(memory);
             check(x86_64::enter_long_mode(vcpu, pa{0x1000}, 0x4000, 0x3ff0, raw(window)));
             result<x86_64::registers> general = x86_64::get_registers(vcpu);
             check(general);
@@ -265,5 +275,47 @@ private:
         std::abort();
     }
 };
+
+// ---- hvf, on a model of Apple's framework -------------------------------------------------------
+
+template <class Calls>
+struct hvf_model {
+    using backend = basic_hvf<Calls>;
+    static constexpr bool is_arm64 = Calls::architecture == os::hvf_architecture::arm64;
+    static constexpr exit_reason end = is_arm64 ? exit_reason::shutdown : exit_reason::halted;
+
+    [[nodiscard]] static std::optional<backend> open() {
+        hvf_framework::start_afresh();
+        result<backend> opened = backend::open();
+        if (!opened) return std::nullopt;
+        return std::move(*opened);
+    }
+    /// Code at 0x4000; on x86-64 page tables from 0x1000 on.
+    static void start(basic_hvf_vcpu<Calls>& vcpu, ram& memory, task what) {
+        const std::vector<std::uint8_t> code =
+            is_arm64 ? arm64_code_of(what) : x86_64_code_of(what);
+        std::ranges::copy(std::as_bytes(std::span{code}), memory.data() + 0x4000);
+        bool good = true;
+        const auto set = [&](hvf_register which, std::uint64_t value) {
+            good = good && vcpu.set_register(which, value);
+        };
+        if constexpr (is_arm64) {
+            good = hvf_arm64::set_boot_registers(vcpu, pa{0x4000}, window).has_value();
+            set(hvf_arm64::x(3), raw(word));
+            set(hvf_arm64::x(4), 0x1'0000);
+        } else {
+            write_identity_map(memory);
+            good = hvf_x86_64::enter_long_mode(vcpu, pa{0x1000}, 0x4000, 0x3ff0, raw(window))
+                       .has_value();
+            set(hvf_x86_64::general(os::hvf_abi::x86_rsi), raw(word));
+            set(hvf_x86_64::general(os::hvf_abi::x86_rdx), 0x1'0000);
+        }
+        if (good) return;
+        std::cerr << "guest not started\n";
+        std::abort();
+    }
+};
+using hvf_arm64_model = hvf_model<hvf_framework::arm64_calls>;
+using hvf_x86_64_model = hvf_model<hvf_framework::x86_64_calls>;
 
 } // namespace guests
