@@ -1,4 +1,6 @@
 /// One contract for every platform, and what each of them does besides.
+#include "own_thread.hpp"
+
 #include <vm_accel/affinity/affinity.hpp>
 #include <vm_accel/affinity/fixed_platform.hpp>
 #include <vm_accel/affinity/linux_platform.hpp>
@@ -17,17 +19,9 @@
 #include <vector>
 
 using namespace vm_accel;
+using affinity_threads::on_a_thread;
 
 namespace {
-
-/// Runs on a thread of its own, so that this one stays where it is.
-template <class Work>
-void on_a_thread(Work work) {
-    auto body = [&]() noexcept { work(); };
-    os::worker_thread worker;
-    REQUIRE(worker.start(body));
-    worker.join();
-}
 
 /// A platform that sets something other than what it was asked for.
 struct disobedient_platform : claims_nothing {

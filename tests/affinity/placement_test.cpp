@@ -1,7 +1,8 @@
 /// The planner on the machines that people have: guest topologies, nearness to a
 /// device, CPUs that are not to be used, and what must be true of every plan.
+#include "machines.hpp"
+
 #include <vm_accel/affinity/planner.hpp>
-#include <vm_accel/topology/load.hpp>
 #include <vm_accel/topology/regular.hpp>
 
 #include <catch2/catch.hpp>
@@ -9,11 +10,11 @@
 #include <algorithm>
 #include <map>
 #include <set>
-#include <sstream>
 #include <string>
 #include <vector>
 
 using namespace vm_accel;
+using namespace affinity_machines;
 
 namespace {
 
@@ -30,37 +31,6 @@ constexpr auto spread = vcpu_policy::spread;
 constexpr auto one_per_core = vcpu_policy::one_per_core;
 constexpr auto siblings = vcpu_policy::siblings_together;
 constexpr auto fast_first = vcpu_policy::performance_first;
-
-/// A recorded machine by its name, any other by its synthetic description.
-cpu_topology machine(const std::string& name) {
-    const auto t =
-        name.find(':') != std::string::npos
-            ? topology_from_synthetic(name)
-            : topology_from_xml_file(
-                  (std::string{VM_ACCEL_TEST_DATA} + "/topology/" + name + ".xml").c_str());
-    REQUIRE(t);
-    return *t;
-}
-
-std::vector<unsigned> cpus_of(const vcpu_plan& plan) {
-    std::vector<unsigned> cpus;
-    for (const vcpu_assignment& to : plan.assignments)
-        cpus.push_back(to.cpu);
-    return cpus;
-}
-
-std::string text_of(const vcpu_plan& plan) {
-    std::ostringstream out;
-    out << plan;
-    return out.str();
-}
-
-os::cpu_set set_of(std::initializer_list<unsigned> cpus) {
-    os::cpu_set set;
-    for (const unsigned cpu : cpus)
-        set.insert(cpu);
-    return set;
-}
 
 void isolate(cpu_topology& t, const os::cpu_set& cpus) {
     for (logical_cpu& cpu : t.cpus)

@@ -1,5 +1,6 @@
+#include "machines.hpp"
+
 #include <vm_accel/affinity/planner.hpp>
-#include <vm_accel/topology/load.hpp>
 #include <vm_accel/topology/regular.hpp>
 
 #include <catch2/catch.hpp>
@@ -11,32 +12,7 @@
 #include <vector>
 
 using namespace vm_accel;
-
-namespace {
-
-cpu_topology recorded(const std::string& name) {
-    const auto loaded = topology_from_xml_file(
-        (std::string{VM_ACCEL_TEST_DATA} + "/topology/" + name + ".xml").c_str());
-    REQUIRE(loaded);
-    return *loaded;
-}
-
-std::vector<unsigned> cpus_of(const vcpu_plan& plan) {
-    std::vector<unsigned> cpus;
-    for (const vcpu_assignment& to : plan.assignments)
-        cpus.push_back(to.cpu);
-    return cpus;
-}
-
-/// A recorded machine by its name, any other by its synthetic description.
-cpu_topology machine(const std::string& name) {
-    if (name == "hybrid" || name == "four_nodes" || name == "odd_nodes") return recorded(name);
-    const auto t = topology_from_synthetic(name);
-    REQUIRE(t);
-    return *t;
-}
-
-} // namespace
+using namespace affinity_machines;
 
 TEST_CASE("each policy gives the CPUs that its name promises") {
     constexpr auto compact = vcpu_policy::compact;
@@ -131,11 +107,10 @@ TEST_CASE("whatever the machine, policy and count, a plan keeps its promises") {
 }
 
 TEST_CASE("spread uses as many nodes as there are vCPUs for") {
-    const auto t = topology_from_synthetic("package:2 numa:2 core:4 pu:2");
-    REQUIRE(t);
+    const auto t = machine("package:2 numa:2 core:4 pu:2");
     for (const unsigned vcpus : {1u, 2u, 3u, 4u}) {
         std::set<unsigned> nodes;
-        const auto plan = plan_vcpus(*t, {vcpus, vcpu_policy::spread});
+        const auto plan = plan_vcpus(t, {vcpus, vcpu_policy::spread});
         REQUIRE(plan);
         for (const vcpu_assignment& to : plan->assignments)
             nodes.insert(to.node);
@@ -144,7 +119,7 @@ TEST_CASE("spread uses as many nodes as there are vCPUs for") {
 }
 
 TEST_CASE("performance cores come first wherever the machine numbers them") {
-    cpu_topology t = recorded("hybrid");
+    cpu_topology t = machine("hybrid");
     for (logical_cpu& cpu : t.cpus)
         cpu.kind = cpu.os_index < 8 ? cpu_kind::efficiency : cpu_kind::performance;
     const auto policy =

@@ -5,27 +5,20 @@
 /// refusal is printed (`SKIP: reason`) where the contract cannot be seen then.
 #pragma once
 
+#include "own_thread.hpp"
+
 #include <vm_accel/affinity/platform.hpp>
-#include <vm_accel/os/worker_thread.hpp>
 
 #include <catch2/catch.hpp>
 
-#include <atomic>
 #include <iostream>
-#include <thread>
+#include <string_view>
 
 namespace affinity_contract {
 
 using namespace vm_accel;
-
-/// Runs on a thread of its own, so that this one stays where it is.
-template <class Work>
-void on_a_thread(Work work) {
-    auto body = [&]() noexcept { work(); };
-    os::worker_thread worker;
-    REQUIRE(worker.start(body));
-    worker.join();
-}
+using affinity_threads::on_a_thread;
+using affinity_threads::staying_thread;
 
 /// Whether the call worked. If not: the error must be of a kind that the concept lists, and whole.
 template <class T>
@@ -59,23 +52,15 @@ void check_pins(P& platform) {
             const os::cpu_set wanted = os::cpu_set::of(cpu.os_index);
             result<> pinned;
             result<os::cpu_set> itself, seen_from_here;
-            std::atomic<bool> placed{false}, looked{false};
             os::thread_id there{};
-            auto body = [&]() noexcept {
-                there = platform.current_thread();
-                pinned = platform.pin(there, wanted);
-                itself = platform.pinned(there);
-                placed = true;
-                while (!looked)
-                    std::this_thread::yield();
-            };
-            os::worker_thread worker;
-            REQUIRE(worker.start(body));
-            while (!placed)
-                std::this_thread::yield();
-            seen_from_here = platform.pinned(there);
-            looked = true;
-            worker.join();
+            {
+                const staying_thread other{[&] {
+                    there = platform.current_thread();
+                    pinned = platform.pin(there, wanted);
+                    itself = platform.pinned(there);
+                }};
+                seen_from_here = platform.pinned(there);
+            }
             if (!worked_or_refused(pinned)) return;
             REQUIRE(itself);
             CHECK(*itself == wanted);

@@ -1,11 +1,16 @@
 /// vCPU threads on the CPUs that a plan gives them, proven by reading back.
 ///
 /// init() loads the topology, configure() makes the plan, and each vCPU thread
-/// then calls pin_current_thread() for itself.
+/// then calls place_current_thread() for itself; other threads of the VMM call
+/// place_vmm_thread(). A VMM that outlives changes of its cpuset calls follow() now and then.
 #pragma once
 
+#include <vm_accel/affinity/cpuset_watch.hpp>
 #include <vm_accel/affinity/planner.hpp>
 #include <vm_accel/affinity/platform.hpp>
+#include <vm_accel/affinity/scheduling.hpp>
+#include <vm_accel/affinity/thread_pin.hpp>
+#include <vm_accel/affinity/vmm_thread_cpus.hpp>
 #include <vm_accel/core/detection.hpp>
 #include <vm_accel/core/result.hpp>
 #include <vm_accel/core/roles.hpp>
@@ -19,16 +24,6 @@
 #include <vector>
 
 namespace vm_accel::inline v0 {
-
-/// What became of the pin of one vCPU.
-struct vcpu_pin {
-    unsigned vcpu = 0;
-    unsigned requested_cpu = 0;
-    os::cpu_set actual{};           ///< as the system reports it; empty if it was not read
-    std::optional<error> failure{}; ///< why the vCPU is not where the plan wants it
-
-    [[nodiscard]] bool as_requested() const noexcept { return !failure.has_value(); }
-};
 
 /// Threads: any member may be called by any thread at any time, but for init(),
 /// which must return before a reference from topology() is used.
@@ -69,6 +64,9 @@ public:
         result<cpu_topology> loaded = platform_.load();
         if (!loaded) return fail(loaded);
         topology_ = std::move(*loaded);
+        if constexpr (Platform::can_follow_cpuset) {
+            if (acts_here()) cpuset_.begin(topology_, platform_.allowed_cpus());
+        }
         initialized_ = true;
         return {};
     }
@@ -77,27 +75,32 @@ public:
         return initialized_;
     }
 
-    /// The topology that init() loaded, empty before. It never changes after.
+    /// The topology that init() loaded, empty before. It never changes after, so it lacks
+    /// CPUs that were allowed to the process later.
     [[nodiscard]] const cpu_topology& topology() const noexcept { return topology_; }
 
     /// A plan, without keeping it. Errors: not_initialized, and those of plan_vcpus.
     [[nodiscard]] result<vcpu_plan> plan(const vcpu_request& request) const noexcept {
         const std::lock_guard lock{mutex_};
         if (!initialized_) return not_initialized();
-        return plan_vcpus(topology_, request);
+        return cpuset_.plan(topology_, request);
     }
     [[nodiscard]] result<vcpu_plan> plan(unsigned vcpus,
                                          vcpu_policy policy = vcpu_policy::compact) const noexcept {
         return plan(vcpu_request{vcpus, policy, 0});
     }
 
-    /// Makes a plan the one in force and forgets the pins of the one before;
-    /// threads pinned already stay where they are. Errors: as plan(); the plan in
-    /// force is then kept.
-    [[nodiscard]] result<vcpu_plan> configure(const vcpu_request& request) noexcept {
-        result<vcpu_plan> made = plan(request);
-        if (!made) return made;
+    /// Makes a plan the one in force and forgets the vCPUs of the one before; threads pinned
+    /// already stay where they are. `scheduling` is what place_current_thread() asks for each
+    /// vCPU besides. Errors: as plan(); the plan in force is then kept.
+    [[nodiscard]] result<vcpu_plan> configure(const vcpu_request& request,
+                                              const scheduling_request& scheduling = {}) noexcept {
         const std::lock_guard lock{mutex_};
+        if (!initialized_) return not_initialized();
+        result<vcpu_plan> made = cpuset_.plan(topology_, request);
+        if (!made) return made;
+        request_ = request;
+        scheduling_ = scheduling;
         plan_ = *made;
         pins_.clear();
         return made;
@@ -116,11 +119,9 @@ public:
     /// Errors: not_initialized (no plan), out_of_range (no such vCPU), and those
     /// of the other overload.
     [[nodiscard]] result<> pin_current_thread(unsigned vcpu) noexcept {
-        const vcpu_plan plan = current_plan();
-        if (plan.assignments.empty())
-            return fail(errc::not_initialized, "affinity: there is no plan to pin by",
-                        "call configure() with the number of vCPUs first");
-        return pin_current_thread(plan, vcpu);
+        const std::lock_guard lock{mutex_};
+        if (plan_.assignments.empty()) return no_plan();
+        return pin_vcpu(plan_, vcpu, false);
     }
     /// The same by a plan of the caller's own. Afterwards the system is asked
     /// where the thread is. What happened is kept for pins().
@@ -128,25 +129,87 @@ public:
     /// the platform is not), unsupported, permission_denied, invalid_argument
     /// (the CPU went away), mismatch (the system set something else).
     [[nodiscard]] result<> pin_current_thread(const vcpu_plan& plan, unsigned vcpu) noexcept {
-        if (vcpu >= plan.assignments.size())
-            return fail(errc::out_of_range,
-                        fixed_text<160>{"affinity: the plan has no vCPU "}.append_number(vcpu),
-                        "plan for more vCPUs");
-        vcpu_pin pin{vcpu, plan.assignments[vcpu].cpu, {}, {}};
-        const result<> done = place(plan, pin);
-        if (!done) pin.failure = done.error();
-        keep(pin);
-        return done;
+        const std::lock_guard lock{mutex_};
+        return pin_vcpu(plan, vcpu, true);
     }
 
-    /// What became of each vCPU's pin, by vCPU; those never pinned are missing.
+    /// Pins the calling thread, which is to run this vCPU, and asks for the scheduling that
+    /// configure() was given. Everything is tried whatever fails, and kept for pins(); the first
+    /// failure is returned. A VMM that runs without what it was refused ignores it.
+    /// Errors: those of pin_current_thread() and of the platform's scheduling calls.
+    [[nodiscard]] result<> place_current_thread(unsigned vcpu) noexcept {
+        const std::lock_guard lock{mutex_};
+        if (plan_.assignments.empty()) return no_plan();
+        const result<> pinned = pin_vcpu(plan_, vcpu, false);
+        vcpu_pin* const pin = find_pin(vcpu);
+        if (pin == nullptr) return pinned;
+        pin->scheduling = schedule(scheduling_);
+        return pinned ? pin->scheduling.refusal() : pinned;
+    }
+
+    /// Places the calling thread, which runs no vCPU: on the CPUs that the plan in force left
+    /// for I/O, else as cpus_for_vmm_threads() says. What happened is kept for vmm_threads(), by
+    /// the name, of at most 32 characters. Threads that it starts later inherit its place. Errors:
+    /// as place_current_thread().
+    [[nodiscard]] result<> place_vmm_thread(std::string_view who,
+                                            const scheduling_request& scheduling = {}) noexcept {
+        const std::lock_guard lock{mutex_};
+        if (plan_.assignments.empty()) return no_plan();
+        vmm_thread_pin pin;
+        pin.name.append(who);
+        const vmm_thread_cpus where = cpuset_.for_vmm_threads(topology_, request_, plan_);
+        pin.requested = where.cpus;
+        pin.reason = where.reason;
+        const result<> done = confine(plan_, pin.requested, pin.name.view(), pin);
+        if (!done) pin.failure = done.error();
+        pin.scheduling = schedule(scheduling);
+        std::erase_if(vmm_threads_,
+                      [&](const vmm_thread_pin& known) { return known.name == pin.name; });
+        vmm_threads_.push_back(pin);
+        return done ? pin.scheduling.refusal() : done;
+    }
+
+    /// Takes the calling thread from those that follow() looks after. A thread that was placed
+    /// and ends without it is found out by follow() and named there.
+    void forget_current_thread() noexcept {
+        if constexpr (Platform::can_pin_threads) {
+            const std::lock_guard lock{mutex_};
+            const os::thread_id me = platform_.current_thread();
+            const auto mine = [me](const thread_pin& pin) { return pin.thread == me; };
+            std::erase_if(pins_, mine);
+            std::erase_if(vmm_threads_, mine);
+        }
+    }
+
+    /// What became of each vCPU, by vCPU; those never pinned are missing.
     [[nodiscard]] std::vector<vcpu_pin> pins() const {
         const std::lock_guard lock{mutex_};
         return pins_;
     }
+    /// What became of the other threads, in the order in which they were placed.
+    [[nodiscard]] std::vector<vmm_thread_pin> vmm_threads() const {
+        const std::lock_guard lock{mutex_};
+        return vmm_threads_;
+    }
+
+    /// What follow() would do, without doing it. Errors: as follow().
+    [[nodiscard]] result<cpuset_changes> check() noexcept { return look(false); }
+
+    /// Compares the CPUs that the process may use, and where its threads may run, with what
+    /// they were. If the process's CPUs changed, the plan is made anew for those of now by the
+    /// request in force; then every placed thread that is not where the plan wants it is pinned
+    /// again. Tells each of them with the reason; a pin that fails is told and goes on.
+    ///
+    /// No system tells of such a change by itself: Linux overrides pins silently when a cpuset
+    /// changes, and notifies nobody. A call every second or so costs a short-lived thread and a
+    /// system call for each placed thread. Any thread may call it.
+    /// Errors: not_initialized, unsupported, unavailable (a described machine), those of the
+    /// platform, and those of plan_vcpus() for the CPUs that are left; nothing is changed then.
+    [[nodiscard]] result<cpuset_changes> follow() noexcept { return look(true); }
 
     /// The platform, for those that can tell more (fixed_platform::recorded).
     [[nodiscard]] const Platform& platform() const noexcept { return platform_; }
+    [[nodiscard]] Platform& platform() noexcept { return platform_; }
 
     /// For a diagnostic report: `out.given(text)`, and `out.fact(name, value)` for each fact.
     template <class Report>
@@ -168,6 +231,9 @@ public:
         out.given(given.append_number(in_place).append(" pinned as planned").view());
         for (const vcpu_pin& pin : pins_)
             out.fact(fixed_text<48>{"vCPU "}.append_number(pin.vcpu).view(), describe(pin).view());
+        for (const vmm_thread_pin& pin : vmm_threads_)
+            out.fact(fixed_text<48>{"thread "}.append(pin.name.view()).view(),
+                     describe(pin).view());
     }
 
 private:
@@ -176,8 +242,56 @@ private:
                     "call init() first");
     }
 
-    [[nodiscard]] result<> place(const vcpu_plan& plan, vcpu_pin& pin) noexcept {
+    [[nodiscard]] static tl::unexpected<error> no_plan() noexcept {
+        return fail(errc::not_initialized, "affinity: there is no plan to pin by",
+                    "call configure() with the number of vCPUs first");
+    }
+    /// Whether the topology is the one that pins act on.
+    [[nodiscard]] bool acts_here() const noexcept {
+        if constexpr (Platform::can_pin_threads) {
+            return !Platform::pins_are_real || topology_.is_this_system();
+        } else {
+            return false;
+        }
+    }
+
+    [[nodiscard]] result<> pin_vcpu(const vcpu_plan& plan, unsigned vcpu, bool own) noexcept {
+        if (vcpu >= plan.assignments.size())
+            return fail(errc::out_of_range,
+                        fixed_text<160>{"affinity: the plan has no vCPU "}.append_number(vcpu),
+                        "plan for more vCPUs");
+        vcpu_pin pin;
+        pin.vcpu = vcpu;
+        pin.requested_cpu = plan.assignments[vcpu].cpu;
+        pin.by_own_plan = own;
+        const os::cpu_set wanted = os::cpu_set::of(pin.requested_cpu);
+        result<> done;
+        if (wanted.empty()) {
+            fixed_text<160> cause = name_of_vcpu(vcpu);
+            cause.append(" was to be on CPU ").append_number(pin.requested_cpu);
+            done = fail(errc::out_of_range, cause.append(", and no system has so many"),
+                        "use a plan that plan() or configure() made");
+        } else {
+            done = confine(plan, wanted, name_of_vcpu(vcpu).view(), pin);
+        }
+        if (!done) pin.failure = done.error();
+        keep(pin);
+        return done;
+    }
+
+    [[nodiscard]] static fixed_text<160> name_of_vcpu(unsigned vcpu) noexcept {
+        fixed_text<160> text{"vCPU "};
+        return text.append_number(vcpu);
+    }
+
+    /// Pins the calling thread and reads back.
+    [[nodiscard]] result<> confine(const vcpu_plan& plan, const os::cpu_set& wanted,
+                                   std::string_view who, thread_pin& pin) noexcept {
         if constexpr (!Platform::can_pin_threads) {
+            static_cast<void>(plan);
+            static_cast<void>(wanted);
+            static_cast<void>(who);
+            static_cast<void>(pin);
             return fail(errc::unsupported,
                         fixed_text<160>{Platform::name}.append(": threads cannot be pinned here"),
                         "leave placement to the scheduler");
@@ -186,31 +300,36 @@ private:
                 return fail(errc::unavailable,
                             "affinity: the plan is for a described machine, not this one",
                             "unset HWLOC_SYNTHETIC and HWLOC_XMLFILE, or use fixed_platform");
-            const os::cpu_set wanted = os::cpu_set::of(pin.requested_cpu);
-            if (wanted.empty())
-                return fail(errc::out_of_range,
-                            fixed_text<160>{"affinity: vCPU "}
-                                .append_number(pin.vcpu)
-                                .append(" was to be on CPU ")
-                                .append_number(pin.requested_cpu)
-                                .append(", and no system has so many"),
-                            "use a plan that plan() or configure() made");
-            const os::thread_id thread = platform_.current_thread();
-            if (const result<> done = platform_.pin(thread, wanted); !done) return done;
-            const result<os::cpu_set> actual = platform_.pinned(thread);
-            if (!actual) return fail(actual);
-            pin.actual = *actual;
-            if (pin.actual == wanted) return {};
-            fixed_text<160> cause{"affinity: vCPU "};
-            cause.append_number(pin.vcpu).append(" was to be on CPU ");
-            cause.append_number(pin.requested_cpu).append(", the system says ");
-            return fail(errc::mismatch, append_list(cause, pin.actual),
-                        "see whether the process's cpuset has changed, and plan again");
+            pin.thread = platform_.current_thread();
+            return thread_placing::confine(platform_, pin.thread, wanted, who, pin.actual);
         }
     }
 
+    /// For the calling thread.
+    [[nodiscard]] scheduling_outcome schedule(const scheduling_request& request) noexcept {
+        std::size_t at = 0;
+        // The threads of this VM's group, vCPUs first.
+        const auto next_member = [&]() noexcept {
+            while (at < pins_.size() + vmm_threads_.size()) {
+                const thread_pin& pin = at < pins_.size()
+                                            ? static_cast<const thread_pin&>(pins_[at])
+                                            : vmm_threads_[at - pins_.size()];
+                ++at;
+                if (pin.scheduling.requested.sharing == core_sharing::this_vm &&
+                    pin.scheduling.sharing.given)
+                    return pin.thread;
+            }
+            return os::thread_id{};
+        };
+        return thread_placing::schedule_current_thread(platform_, request, next_member);
+    }
+
+    [[nodiscard]] vcpu_pin* find_pin(unsigned vcpu) noexcept {
+        for (vcpu_pin& pin : pins_)
+            if (pin.vcpu == vcpu) return &pin;
+        return nullptr;
+    }
     void keep(const vcpu_pin& pin) noexcept {
-        const std::lock_guard lock{mutex_};
         std::size_t at = 0;
         while (at < pins_.size() && pins_[at].vcpu < pin.vcpu)
             ++at;
@@ -221,18 +340,34 @@ private:
         }
     }
 
-    [[nodiscard]] static fixed_text<160> describe(const vcpu_pin& pin) noexcept {
-        if (pin.failure) return pin.failure->cause;
-        fixed_text<160> text{"CPU "};
-        return append_list(text, pin.actual);
+    [[nodiscard]] result<cpuset_changes> look(bool act) noexcept {
+        if constexpr (!Platform::can_follow_cpuset) {
+            static_cast<void>(act);
+            return fail(errc::unsupported,
+                        fixed_text<160>{Platform::name}.append(
+                            ": the CPUs of a process cannot be followed here"),
+                        "leave placement to the scheduler");
+        } else {
+            const std::lock_guard lock{mutex_};
+            if (!initialized_) return not_initialized();
+            if (plan_.assignments.empty()) return no_plan();
+            if (!acts_here())
+                return fail(errc::unavailable, "affinity: a described machine has no cpuset",
+                            "unset HWLOC_SYNTHETIC and HWLOC_XMLFILE, or use fixed_platform");
+            return cpuset_.look(platform_, topology_, request_, plan_, pins_, vmm_threads_, act);
+        }
     }
 
     Platform platform_{};
     mutable std::mutex mutex_{};
     bool initialized_ = false;
     cpu_topology topology_{};
+    cpuset_watch cpuset_{};
+    vcpu_request request_{};
+    scheduling_request scheduling_{};
     vcpu_plan plan_{};
     std::vector<vcpu_pin> pins_{};
+    std::vector<vmm_thread_pin> vmm_threads_{};
 };
 
 } // namespace vm_accel::inline v0

@@ -29,10 +29,11 @@ void sort_by(std::vector<unsigned>& cpus, Key key) {
         cpus[i] = keyed[i].second;
 }
 
-/// The CPUs that neither the request excludes nor somebody has reserved.
+/// The CPUs that are there, that the request does not exclude and nobody has reserved.
 struct usable_cpus {
     std::vector<unsigned> cpus{}; ///< indices, ascending
     os::cpu_set excluded{};       ///< of the topology, by the request; numbers of the system
+    os::cpu_set gone{};           ///< of the topology, no longer there
     os::cpu_set left_alone{};     ///< isolated ones that are not used
     bool only_isolated = false;   ///< there are no others, so they are used though not asked for
 };
@@ -43,7 +44,9 @@ struct usable_cpus {
     std::vector<unsigned> isolated;
     for (unsigned i = 0; i < topology.cpus.size(); ++i) {
         const logical_cpu& cpu = topology.cpus[i];
-        if (request.excluded.contains(cpu.os_index)) {
+        if (request.gone.contains(cpu.os_index)) {
+            out.gone.insert(cpu.os_index);
+        } else if (request.excluded.contains(cpu.os_index)) {
             out.excluded.insert(cpu.os_index);
         } else if (cpu.isolated && request.isolated == isolated_use::leave) {
             isolated.push_back(i);

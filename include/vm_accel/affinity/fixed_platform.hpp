@@ -6,6 +6,7 @@
 
 #include <vm_accel/affinity/platform.hpp>
 #include <vm_accel/topology/regular.hpp>
+#include <vm_accel/topology/restricted.hpp>
 
 #include <atomic>
 #include <cstdint>
@@ -47,8 +48,12 @@ public:
           threads_(std::move(other.threads_)),
           groups_(other.groups_) {}
 
-    [[nodiscard]] result<cpu_topology> load() noexcept { return topology_; }
-    [[nodiscard]] result<cpu_topology> reload() noexcept { return topology_; }
+    /// The machine, with the CPUs that are allowed.
+    [[nodiscard]] result<cpu_topology> load() noexcept {
+        const std::lock_guard lock{mutex_};
+        return restricted_to(topology_, allowed_);
+    }
+    [[nodiscard]] result<cpu_topology> reload() noexcept { return load(); }
 
     /// Numbered in the order in which they are first asked about. Unlike a system's thread
     /// identifier, never used twice.

@@ -84,6 +84,11 @@ inline void note_left_out(const usable_cpus& usable, const vcpu_request& request
         plan.notes.push_back(append_list(text, usable.excluded));
     }
     text.clear();
+    if (!usable.gone.empty()) {
+        text.append("offline or no longer in the process's cpuset: CPUs ");
+        plan.notes.push_back(append_list(text, usable.gone));
+    }
+    text.clear();
     if (!usable.left_alone.empty()) {
         text.append("isolated, so left alone: CPUs ");
         plan.notes.push_back(append_list(text, usable.left_alone));
@@ -256,8 +261,10 @@ private:
     if (const result<> sound = check(topology, request); !sound) return fail(sound);
     usable_cpus usable = find_usable(topology, request);
     if (usable.cpus.empty())
-        return fail(errc::unavailable, "planning vCPUs: the request excludes every CPU",
-                    "exclude fewer");
+        return fail(errc::unavailable,
+                    usable.gone.empty() ? "planning vCPUs: the request excludes every CPU"
+                                        : "planning vCPUs: every CPU is excluded or gone",
+                    "exclude fewer, or allow the process more");
     const unsigned device_node =
         request.near_node == no_index ? no_index : topology.find_node(request.near_node);
     vcpu_plan plan;

@@ -73,9 +73,11 @@ struct vcpu_request {
     unsigned near_node = no_index;
     unsigned io_cores = 0; ///< cores to leave for I/O with all their threads, besides io_cpus
     isolated_use isolated = isolated_use::leave;
-    /// CPUs not to use, by the operating system's numbers: those that the VMM needs
-    /// itself, or that went offline or left the cpuset after the topology was loaded.
+    /// CPUs not to use, by the operating system's numbers: those that the VMM needs itself.
     os::cpu_set excluded{};
+    /// The same for those that went offline or left the cpuset after the topology was loaded.
+    /// `affinity` adds them by itself.
+    os::cpu_set gone{};
 };
 
 } // namespace vm_accel::inline v0

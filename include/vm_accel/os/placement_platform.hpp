@@ -5,6 +5,7 @@
 #pragma once
 
 #include <vm_accel/core/result.hpp>
+#include <vm_accel/os/thread_id.hpp>
 
 #include <concepts>
 #include <cstddef>
@@ -14,9 +15,6 @@
 #include <vector>
 
 namespace vm_accel::inline v0::os {
-
-/// A thread of this process by the operating system's number.
-enum class thread_id : std::uint64_t {};
 
 /// What is known of a thread's running.
 struct thread_run {

@@ -4,15 +4,12 @@
 
 #include <vm_accel/core/fixed_text.hpp>
 #include <vm_accel/core/result.hpp>
+#include <vm_accel/os/thread_id.hpp>
 
 #include <cstdint>
 #include <string_view>
 
 namespace vm_accel::inline v0::os {
-
-/// A thread of this process, by the number its platform gives it: gettid() on Linux,
-/// GetCurrentThreadId() on Windows, pthread_threadid_np() on macOS. 0 is none.
-enum class thread_id : std::uint64_t {};
 
 enum class priority_class : std::uint8_t {
     normal,      ///< shares CPUs by the platform's fair rules, weighted by `nice`
