@@ -48,14 +48,15 @@ class Layout:
 
 LAYOUTS = {
     # The way from 0 to 3 is longer than the way back, as firmware may say.
-    "uneven": Layout("four nodes with CPUs and memory, of different sizes and distances",
+    "uneven": Layout("four nodes with CPUs, of different sizes; the firmware tells bandwidths",
                      ((2, 320), (1, 192), (1, 256), (1, 224)),
-                     ((10, 16, 22, 31), (16, 10, 28, 22), (22, 28, 10, 14), (30, 22, 14, 10))),
-    # Node 2 is a socket without memory; node 3 is memory behind a link. 3 is nearest to 2.
-    "holes": Layout("a node without memory and a node without CPUs; the firmware tells bandwidths",
+                     ((10, 16, 22, 31), (16, 10, 28, 22), (22, 28, 10, 14), (30, 22, 14, 10)),
+                     bandwidths=(20480, 10240, 10240, 5120), latencies=(90, 90, 110, 110)),
+    # Node 2 is a socket without memory, near 1; node 3 is memory behind a link, near 0. (The
+    # kernel takes no bandwidths from firmware that has a node without memory.)
+    "holes": Layout("a node without memory and a node without CPUs",
                     ((2, 320), (2, 256), (1, 0), (0, 320)),
-                    ((10, 20, 21, 28), (20, 10, 24, 26), (21, 24, 10, 17), (28, 26, 17, 10)),
-                    bandwidths=(20480, 10240, 0, 5120), latencies=(90, 110, 0, 250)),
+                    ((10, 20, 24, 17), (20, 10, 14, 28), (24, 14, 10, 30), (17, 28, 30, 10))),
 }
 # How a program is confined: {name: words of the command that goes before it}.
 WAYS = {
@@ -126,7 +127,7 @@ def command_of(layout, image, initrd):
     cpus = sum(count for count, _ in layout.nodes)
     memory = sum(mib for _, mib in layout.nodes)
     words = [EMULATOR, "-nodefaults", "-nographic", "-no-reboot",
-             "-M", "q35,accel=tcg" + (",hmat=on" if layout.bandwidths else ""), "-cpu", PROCESSOR,
+             "-M", "q35" + (",hmat=on" if layout.bandwidths else ""), "-accel", "tcg,thread=single", "-cpu", PROCESSOR,
              "-smp", f"{cpus},sockets={cpus}", "-m", str(memory)]
     with_cpus = [node for node, (count, _) in enumerate(layout.nodes) if count]
     for node, (count, mib) in enumerate(layout.nodes):

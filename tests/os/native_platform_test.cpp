@@ -6,6 +6,7 @@
 #include <catch2/catch.hpp>
 
 #include <algorithm>
+#include <array>
 #include <bit>
 #include <cstring>
 #include <iostream>
@@ -14,9 +15,11 @@
 
 #if defined(__linux__)
 #include <linux/filter.h>
+#include <linux/mempolicy.h>
 #include <linux/seccomp.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
+#include <unistd.h>
 
 #include <cerrno>
 #include <cstddef>
@@ -35,11 +38,19 @@ struct scoped_mapping {
     ~scoped_mapping() { memory.unmap(mapping); }
 };
 
-/// The node that memory can be bound to here.
+/// A node that memory can be bound to here: it has some, and the cpuset has it.
 unsigned some_node() {
     os::native_memory memory;
-    for (unsigned node = 0; node < 1024; ++node)
+    std::array<unsigned long, 16> allowed{};
+    allowed.fill(~0ul);
+#if defined(__linux__)
+    static_cast<void>(::syscall(SYS_get_mempolicy, nullptr, allowed.data(), 1025ul, nullptr,
+                                static_cast<unsigned long>(MPOL_F_MEMS_ALLOWED)));
+#endif
+    for (unsigned node = 0; node < 1024; ++node) {
+        if ((allowed[node / 64] >> node % 64 & 1) == 0) continue;
         if (const auto bytes = memory.free_bytes(node); bytes && *bytes != 0) return node;
+    }
     return 0;
 }
 

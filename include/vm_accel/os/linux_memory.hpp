@@ -207,14 +207,17 @@ struct linux_memory {
         linux_small_file file;
         if (!file.read(path.append(nul).view().data()))
             return fail_with(errno, shown, "mount /sys, or let the planner use the node's size");
-        std::uint64_t kib = 0;
-        for (const std::string_view key :
-             {" MemFree:", " Active(file):", " Inactive(file):", " SReclaimable:"}) {
+        const auto kib = [&](std::string_view key) {
             const std::size_t at = file.view().find(key);
-            if (at != std::string_view::npos)
-                kib += linux_small_file::number_at(file.view().substr(at + key.size()));
-        }
-        return kib * 1024;
+            return at == std::string_view::npos
+                       ? std::uint64_t{0}
+                       : linux_small_file::number_at(file.view().substr(at + key.size()));
+        };
+        const std::uint64_t kept = kept_kib(kib(" MemTotal:"));
+        const std::uint64_t cache = kib(" Active(file):") + kib(" Inactive(file):");
+        const std::uint64_t can_go =
+            kib(" MemFree:") + kib(" SReclaimable:") / 2 + cache - std::min(cache / 2, kept);
+        return (can_go - std::min(can_go, kept)) * 1024;
     }
 
     /// Pages of one node's hugetlb pool of that size that nobody has, from sysfs.
@@ -235,6 +238,24 @@ struct linux_memory {
 private:
     static constexpr unsigned word_bits = sizeof(unsigned long) * 8;
     using node_mask = std::array<unsigned long, max_nodes / word_bits>;
+
+    /// Of a node of that size, what nobody gets: the kernel's watermarks, the lowest zones and
+    /// page tables. Memory bound to a node of which less is left ends a process of the
+    /// kernel's choice, probably this one. vm.min_free_kbytes is shared out by size, and the
+    /// high watermark lies half above it; 1/64 covers the rest (mm/page_alloc.c).
+    [[nodiscard]] static std::uint64_t kept_kib(std::uint64_t node_kib) noexcept {
+        constexpr std::string_view total_key = "MemTotal:";
+        linux_small_file minimum;
+        linux_small_file all;
+        if (!minimum.read("/proc/sys/vm/min_free_kbytes") || !all.read("/proc/meminfo") ||
+            !all.view().starts_with(total_key))
+            return node_kib / 64;
+        const auto total = linux_small_file::number_at(all.view().substr(total_key.size()));
+        const double share =
+            static_cast<double>(node_kib) / static_cast<double>(std::max<std::uint64_t>(total, 1));
+        const double least = static_cast<double>(linux_small_file::number_at(minimum.view()));
+        return node_kib / 64 + static_cast<std::uint64_t>(least * std::min(share, 1.0) * 1.5);
+    }
 
     /// What helps when a call about nodes fails with `reason`; `if_refused` where
     /// somebody forbids it.
