@@ -104,11 +104,13 @@
 #include <vm_accel/os/memory_barrier.hpp>
 #include <vm_accel/os/memory_features.hpp>
 #include <vm_accel/os/memory_platform.hpp>
+#include <vm_accel/os/node_distance.hpp>
 #include <vm_accel/os/owned_word.hpp>
 #include <vm_accel/os/physical_memory.hpp>
 #include <vm_accel/os/placement.hpp>
 #include <vm_accel/os/placement_platform.hpp>
 #include <vm_accel/os/reserved_array.hpp>
+#include <vm_accel/os/sysctl.hpp>
 #include <vm_accel/os/thread_id.hpp>
 #include <vm_accel/os/thread_mark.hpp>
 #include <vm_accel/os/thread_platform.hpp>
@@ -239,8 +241,10 @@
 #include <vm_accel/topology/hwloc_load.hpp>
 #include <vm_accel/topology/load.hpp>
 #include <vm_accel/topology/loading.hpp>
+#include <vm_accel/topology/macos_load.hpp>
 #include <vm_accel/topology/regular.hpp>
 #include <vm_accel/topology/restricted.hpp>
+#include <vm_accel/topology/sysctl_topology.hpp>
 #include <vm_accel/topology/unread.hpp>
 #include <vm_accel/topology/windows_load.hpp>
 #include <vm_accel/topology/windows_records.hpp>

@@ -18,5 +18,12 @@ namespace vm_accel::inline v0 {} // namespace vm_accel::inline v0
 #define VM_ACCEL_HAS_WINDOWS_TOPOLOGY 0
 #endif
 
+#if defined(__APPLE__)
+#define VM_ACCEL_HAS_SYSCTL_TOPOLOGY 1
+#else
+#define VM_ACCEL_HAS_SYSCTL_TOPOLOGY 0
+#endif
+
 /// Whether there is a way without hwloc.
-#define VM_ACCEL_READS_SYSTEM_TOPOLOGY VM_ACCEL_HAS_WINDOWS_TOPOLOGY
+#define VM_ACCEL_READS_SYSTEM_TOPOLOGY                                                             \
+    (VM_ACCEL_HAS_WINDOWS_TOPOLOGY || VM_ACCEL_HAS_SYSCTL_TOPOLOGY)

@@ -9,6 +9,7 @@
 #if VM_ACCEL_HAS_HWLOC
 #include <vm_accel/topology/hwloc_load.hpp>
 #else
+#include <vm_accel/topology/macos_load.hpp>
 #include <vm_accel/topology/unread.hpp>
 #include <vm_accel/topology/windows_load.hpp>
 #endif
