@@ -155,23 +155,23 @@ private:
         if (reason != EPERM && reason != EACCES)
             return fail_with(reason, what,
                              "allow sched_setattr in the container's seccomp profile");
-        fixed_text<160> cure{};
         ::rlimit limit{};
         const bool real_time = wanted.is_real_time();
-        const bool known = ::getrlimit(real_time ? RLIMIT_RTPRIO : RLIMIT_NICE, &limit) == 0;
         const int nice = wanted.kind == priority_class::high ? high_nice : wanted.nice;
         const std::uint64_t needed =
             real_time ? wanted.level : static_cast<std::uint64_t>(20 - nice);
-        if (known && limit.rlim_cur >= needed) {
-            // The limit allows it, so something else does not.
-            cure = real_time ? "give the cgroup a cpu.rt_runtime_us, or allow sched_setattr in the "
-                               "container's seccomp profile"
-                             : "allow sched_setattr in the container's seccomp profile";
-        } else {
-            cure.append(real_time ? "raise RLIMIT_RTPRIO to " : "raise RLIMIT_NICE to ");
-            cure.append_number(needed).append(real_time ? " (ulimit -r)" : " (ulimit -e)");
-            cure.append(", or give CAP_SYS_NICE");
-        }
+        const bool limited = ::getrlimit(real_time ? RLIMIT_RTPRIO : RLIMIT_NICE, &limit) == 0 &&
+                             limit.rlim_cur < needed;
+        const result<attributes> now = read();
+        const bool less = !real_time && now && now->policy == sched_other && now->nice <= nice;
+        if (!limited || less) // nobody needs a permission for that, so something else refuses
+            return fail_with(reason, what,
+                             real_time ? "give the cgroup a cpu.rt_runtime_us, or allow "
+                                         "sched_setattr in the container's seccomp profile"
+                                       : "allow sched_setattr in the container's seccomp profile");
+        fixed_text<160> cure{real_time ? "raise RLIMIT_RTPRIO to " : "raise RLIMIT_NICE to "};
+        cure.append_number(needed).append(real_time ? " (ulimit -r)" : " (ulimit -e)");
+        cure.append(", or give CAP_SYS_NICE");
         return fail_with(reason, what, cure);
     }
 
