@@ -126,7 +126,8 @@ private:
         [[nodiscard]] std::uint64_t lower_to_level(std::uint64_t bytes, std::size_t most) {
             std::uint64_t above = 0; // what lowering those in hand to the last one's room gives
             in_hand_.assign(1, pop());
-            while (!heap_.empty() && in_hand_.size() < std::min(bytes / granule_, most)) {
+            while (!heap_.empty() &&
+                   in_hand_.size() < std::min<std::uint64_t>(bytes / granule_, most)) {
                 const std::uint64_t step = (in_hand_.back().room - top().room) * in_hand_.size();
                 if (above + step >= bytes) break;
                 above += step;

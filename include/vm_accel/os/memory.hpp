@@ -7,6 +7,8 @@
 #include <vm_accel/os/linux_memory.hpp>
 #elif defined(_WIN32)
 #include <vm_accel/os/windows_memory.hpp>
+#elif defined(__APPLE__)
+#include <vm_accel/os/macos_memory.hpp>
 #endif
 
 namespace vm_accel::inline v0::os {
@@ -15,6 +17,8 @@ namespace vm_accel::inline v0::os {
 using native_memory = linux_memory;
 #elif defined(_WIN32)
 using native_memory = windows_memory;
+#elif defined(__APPLE__)
+using native_memory = macos_memory;
 #else
 using native_memory = unsupported_memory;
 #endif

@@ -7,6 +7,8 @@
 #include <vm_accel/os/linux_threads.hpp>
 #elif defined(_WIN32)
 #include <vm_accel/os/windows_threads.hpp>
+#elif defined(__APPLE__)
+#include <vm_accel/os/macos_threads.hpp>
 #endif
 
 namespace vm_accel::inline v0::os {
@@ -15,6 +17,8 @@ namespace vm_accel::inline v0::os {
 using native_threads = linux_threads;
 #elif defined(_WIN32)
 using native_threads = windows_threads;
+#elif defined(__APPLE__)
+using native_threads = macos_threads;
 #else
 using native_threads = unsupported_threads;
 #endif
