@@ -24,8 +24,10 @@ namespace {
 /// Fields 4 to 38 of /proc/N/stat.
 std::string fields_before_processor() {
     std::string text;
-    for (int i = 4; i <= 38; ++i)
-        text += " " + std::to_string(i);
+    for (int i = 4; i <= 38; ++i) {
+        text += ' ';
+        text += std::to_string(i);
+    }
     return text;
 }
 
