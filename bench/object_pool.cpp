@@ -3,10 +3,16 @@
 ///
 /// Each round allocates and frees a batch: the argument. Four objects come from
 /// malloc's cache of the thread, 256 do not. Beside it in the same run: the floor (a free list with
-/// no sizes, no lock and no pool around it), malloc, and libnuma where it is installed.
+/// no sizes, no lock and no pool around it), malloc, libnuma where it is installed, and the system
+/// calls that numa_alloc_onnode consists of (mmap, mbind, munmap).
 #include <vm_accel/numa/object_pool.hpp>
 
 #include <benchmark/benchmark.h>
+
+#include <linux/mempolicy.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include <array>
 #include <cstddef>
@@ -90,6 +96,20 @@ void rival_numa_alloc_onnode(benchmark::State& state) {
         [&](void* object) { give_back(object, object_bytes); });
 }
 
+void rival_system_calls(benchmark::State& state) {
+    constexpr std::size_t page = 4096;
+    const unsigned long nodes = 1;
+    rounds(
+        state,
+        [&] {
+            void* const made =
+                ::mmap(nullptr, page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+            ::syscall(SYS_mbind, made, page, MPOL_PREFERRED, &nodes, 64ul, 0u);
+            return made;
+        },
+        [](void* object) { ::munmap(object, page); });
+}
+
 } // namespace
 
 BENCHMARK(floor_free_list)->Arg(4)->Arg(256);
@@ -97,3 +117,4 @@ BENCHMARK(rival_malloc)->Arg(4)->Arg(256);
 BENCHMARK_TEMPLATE(ours, vm_accel::no_lock)->Arg(4)->Arg(256);
 BENCHMARK_TEMPLATE(ours, vm_accel::spin_lock)->Arg(4)->Arg(256);
 BENCHMARK(rival_numa_alloc_onnode)->Arg(4)->Arg(256);
+BENCHMARK(rival_system_calls)->Arg(4)->Arg(256);

@@ -100,7 +100,8 @@ def sections(results):
             ("Commands through the queue", "commands", ("items_per_second", "translations/s")),
             ("Copies of 64 KiB", "copies", ("bytes_per_second",)),
             ("TLB policies", "policies", ("hit_rate",)),
-            ("NUMA: giving pages", "numa_prefault", ()),
+            ("NUMA: giving pages", "numa_prefault", ("bytes_per_second",)),
+            ("NUMA: plans for 1,024 nodes", "numa_plans", ()),
             ("NUMA: small objects", "object_pool", ()),
             ("Topology and plans", "topology", ())):
         if program:

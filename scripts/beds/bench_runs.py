@@ -15,8 +15,8 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 BUILD = ROOT / "build" / "bench"
 # What the targets are about, the longest first; then the rest of bench/.
 PROGRAMS = ["translate", "threads", "misses", "invalidation", "commands", "copies", "policies",
-            "memory"]
-OTHERS = ["numa_prefault", "object_pool", "topology"]
+            "memory", "numa_prefault", "numa_plans", "object_pool"]
+OTHERS = ["topology"]
 FULL = {"repetitions": 7, "seconds": 0.03}
 QUICK = {"repetitions": 3, "seconds": 0.004}
 
@@ -77,7 +77,7 @@ def machine():
 
 def short_name(name):
     """Without what only says how it was measured."""
-    return re.sub(r"/(iterations:\d+|manual_time|real_time|repeats:\d+)", "", name)
+    return re.sub(r"/(iterations:\d+|manual_time|real_time|process_time|repeats:\d+)", "", name)
 
 
 def nanoseconds(entry):

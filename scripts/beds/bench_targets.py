@@ -1,4 +1,4 @@
-"""The targets of the translation path, judged by one run's figures.
+"""The targets of translation and of NUMA memory, judged by one run's figures.
 
 Each target is {"operation", "target", "measured", "met", "missing"}: `missing` says that this run
 did not measure it, and `met` is false then.
@@ -116,6 +116,38 @@ class Judge:
         share = self.ns(f"copies/{floor}") / self.ns(f"copies/{direction}<{features}>")
         return f"{share:.2f} × ({number(self.ns(f'copies/{direction}<{features}>'))})", share >= 0.9
 
+    def small_objects(self, rival, limit):
+        """The pool that threads share, beside the rival, at the batch where it does worst."""
+        ratios = {batch: self.ns(f"object_pool/ours<vm_accel::spin_lock>/{batch}") /
+                  self.ns(f"object_pool/{rival}/{batch}") for batch in (4, 256)}
+        worst = max(ratios, key=ratios.get)
+        each = self.ns(f"object_pool/ours<vm_accel::spin_lock>/{worst}") / worst
+        ratio = f"{ratios[worst]:.2f} ×" if limit >= 1 else f"1/{1 / ratios[worst]:.0f}"
+        return f"{ratio} (allocated and freed in {number(each)}, {worst} at a time)", \
+            ratios[worst] <= limit
+
+    def prefault(self, rival, limit):
+        """By the quickest repetition: what the kernel does is the same each time, and what it is
+        held up by (reclaim, compaction, other guests of the host) only adds to it."""
+        def quickest(name, threads, huge):
+            return self.rows[f"numa_prefault/{name}/{threads}/{huge}"]["least_ns"]
+        ratios = {key: quickest("ours", *key) / quickest(rival, *key)
+                  for key in ((1, 0), (2, 0), (1, 1), (2, 1))}
+        worst = max(ratios, key=ratios.get)
+        return (f"{min(ratios.values()):.2f} to {ratios[worst]:.2f} × (worst: {worst[0]} threads, "
+                f"huge pages {('not advised', 'advised')[worst[1]]}, "
+                f"{number(quickest('ours', *worst))})", ratios[worst] <= limit)
+
+    def plans(self, strategy):
+        times = {shape: self.ns(f"numa_plans/plan<{strategy}>/{shape}") for shape in range(6)}
+        slowest = max(times, key=times.get)
+        return (f"{number(min(times.values()))} to {number(times[slowest])} (slowest: question "
+                f"{slowest})", times[slowest] <= 10e6)
+
+    def migrations(self):
+        ns = self.ns("numa_plans/migrate")
+        return number(ns), ns <= 10e6
+
 
 def judge(results):
     j = Judge(results)
@@ -157,4 +189,16 @@ def judge(results):
     for words, features in FEATURES:
         j.add(f"64 KiB dma_write over 16 pages; {words}", "(≥ 0.9 × memcpy)",
               lambda f=features: j.copy("dma_write", "memcpy_back", f))
+    j.add("an object of 64 bytes from the shared pool", "≤ 2 × malloc",
+          lambda: j.small_objects("rival_malloc", 2))
+    j.add("the same beside numa_alloc_onnode", "≤ 1/100 of its time",
+          lambda: j.small_objects("rival_numa_alloc_onnode", 0.01))
+    j.add("512 MiB of guest RAM given its pages, bound and read back",
+          "≤ threads that touch each page", lambda: j.prefault("rival_touch_per_thread", 1))
+    j.add("the same beside threads that populate their share", "≤ 1.05 × their time",
+          lambda: j.prefault("rival_populate_per_thread", 1.05))
+    for strategy in ("local_first", "load_balanced", "bandwidth_optimized", "adaptive"):
+        j.add(f"plan of 4,096 regions on 1,024 nodes, {strategy}", "≤ 10 ms",
+              lambda s=strategy: j.plans(s))
+    j.add("what to migrate of 4,096 regions on 1,024 nodes", "≤ 10 ms", j.migrations)
     return j.targets
