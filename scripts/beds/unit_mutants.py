@@ -624,4 +624,10 @@ MUTANTS = [
      "return command_action::of(scope_type::all_of(stream_world::stage2, vm),",
      "return command_action::of(scope_type::all_of(stream_world::ns_el1, vm),",
      ["walk_cache"]),
+    ("a huge page lies across two guest nodes", "numa/ram_backing.hpp",
+     "const std::uint64_t alignment = aligned ? huge : 0;",
+     "const std::uint64_t alignment = aligned ? 0 : 0;", ["numa/guest_ram"]),
+    ("distances are taken for nodes 0, 1, 2, whichever are on line", "os/node_distance.hpp",
+     "found.push_back({node, distance});",
+     "found.push_back({static_cast<unsigned>(found.size()), distance});", ["os/node_distance"]),
 ]

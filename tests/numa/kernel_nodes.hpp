@@ -28,7 +28,6 @@
 
 namespace kernel_nodes {
 
-inline constexpr int absent = -ENOENT;
 using page_counts = std::map<int, std::uint64_t>; ///< pages by node, or by minus an errno
 
 [[nodiscard]] inline std::string text_of(const std::string& path) {

@@ -17,6 +17,7 @@
 #include <algorithm>
 #include <cstring>
 #include <iostream>
+#include <map>
 #include <memory>
 #include <set>
 #include <string>
@@ -45,21 +46,25 @@ bool on_cpus(const os::cpu_set& cpus, Work work) {
     return pinned;
 }
 
+/// Whether tests of several nodes can be done with these; if not, says why.
+bool serve(const std::vector<unsigned>& nodes) {
+    if (nodes.size() < 2) {
+        std::cout << "SKIP: memory on two nodes is needed, and this process may use that of one\n";
+        return false;
+    }
+    const int reason = why_not_bindable(nodes[0]);
+    if (reason != 0)
+        std::cout << "SKIP: binding memory to node " << nodes[0] << ": " << std::strerror(reason)
+                  << '\n';
+    return reason == 0;
+}
+
 /// An allocator for this machine, or nothing and a line that says why not.
 template <class Strategy>
 std::unique_ptr<numa_allocator<Strategy>> allocator_for_several_nodes() {
     auto allocator = std::make_unique<numa_allocator<Strategy>>();
     REQUIRE(allocator->init());
-    const std::vector<unsigned> nodes = allocator->nodes_in_use();
-    if (nodes.size() < 2) {
-        std::cout << "SKIP: memory on two nodes is needed, and this process may use that of one\n";
-        return nullptr;
-    }
-    if (const int reason = why_not_bindable(nodes.front()); reason != 0) {
-        std::cout << "SKIP: binding memory to node " << nodes.front() << ": "
-                  << std::strerror(reason) << '\n';
-        return nullptr;
-    }
+    if (!serve(allocator->nodes_in_use())) return nullptr;
     return allocator;
 }
 
@@ -91,12 +96,17 @@ TEST_CASE("several nodes: the topology has the kernel's nodes and distances", "[
         std::cout << "SKIP: the kernel tells of no node with memory\n";
         return;
     }
+    // A CPU whose own node has no memory, or none that is allowed, is of the nearest.
+    std::map<unsigned, std::set<unsigned>> cpus;
+    for (const unsigned cpu : allowed_cpus())
+        cpus[by_distance(node_of_cpu(cpu), {with_memory.begin(), with_memory.end()}).front()]
+            .insert(cpu);
     std::set<unsigned> found;
-    for (const numa_node& node : topology->nodes) {
+    for (unsigned i = 0; i < topology->nodes.size(); ++i) {
+        const numa_node& node = topology->nodes[i];
         CAPTURE(node.os_index);
         if (node.memory_bytes != 0) found.insert(node.os_index);
-        const std::set<unsigned> cpus = in_common(cpus_of(node.os_index), allowed_cpus());
-        CHECK(members(topology->cpu_set_of_node(topology->find_node(node.os_index))) == cpus);
+        CHECK(members(topology->cpu_set_of_node(i)) == cpus[node.os_index]);
     }
     CHECK(found == with_memory);
     for (const numa_node& from : topology->nodes) {
@@ -141,21 +151,16 @@ TEST_CASE("several nodes: a binding holds whichever CPU touches a page first", "
         request.split.push_back({2 * MiB, node});
     const auto region = allocator->allocate(request);
     REQUIRE(region);
-    for (const logical_cpu& cpu : allocator->topology().cpus) {
+    const std::vector<logical_cpu>& cpus = allocator->topology().cpus;
+    for (std::size_t i = 0; i < cpus.size(); ++i) {
         // Each CPU touches its own pages of every guest node.
-        const bool done = on_cpus(os::cpu_set::of(cpu.os_index), [&] {
-            for (std::uint64_t page = cpu.os_index; page < region->bytes() / 4096;
-                 page += allocator->topology().cpus.size())
+        const bool done = on_cpus(os::cpu_set::of(cpus[i].os_index), [&] {
+            for (std::uint64_t page = i; page < region->bytes() / 4096; page += cpus.size())
                 region->data()[page * 4096] = std::byte{1};
         });
         if (!done) return;
     }
-    for (const ram_chunk& chunk : region->chunks()) {
-        page_counts counts = pages_by_node(region->data() + chunk.offset, chunk.bytes);
-        counts.erase(absent); // CPUs outside the cpuset touched nothing
-        REQUIRE(counts.size() == 1);
-        CHECK(counts.begin()->first == static_cast<int>(chunk.node));
-    }
+    check_pages(*region);
 }
 
 TEST_CASE("several nodes: RAM that names no node is local to its thread, or as near as can be",
@@ -221,10 +226,13 @@ TEST_CASE("several nodes: load_balanced leaves equally much on each node with CP
         if (!cpus_of(node).empty()) nodes.push_back(node);
     std::uint64_t total = 0;
     std::uint64_t least = ~std::uint64_t{0};
+    std::uint64_t most = 0;
     for (const unsigned node : nodes) {
         total += free_memory(node);
         least = std::min(least, free_memory(node));
+        most = std::max(most, free_memory(node));
     }
+    const std::uint64_t before = (most - least) / MiB;
     if (total > 4096 * MiB || nodes.size() < 2) {
         std::cout << "SKIP: a node is too large to be filled by a test, or the next too full\n";
         return;
@@ -239,11 +247,14 @@ TEST_CASE("several nodes: load_balanced leaves equally much on each node with CP
     CHECK(region->chunks().size() == nodes.size());
     for (const ram_chunk& chunk : region->chunks())
         CHECK(std::count(nodes.begin(), nodes.end(), chunk.node) == 1);
-    for (const unsigned node : nodes) {
-        CAPTURE(node, free_memory(node) / MiB, least / 4 * 3 / MiB);
-        CHECK(free_memory(node) / MiB + 12 > least / 4 * 3 / MiB);
-        CHECK(free_memory(node) / MiB < least / 4 * 3 / MiB + 12);
-    }
+    // Apart by what the kernel keeps of nodes of different sizes, and what it caches.
+    std::vector<std::uint64_t> left;
+    for (const unsigned node : nodes)
+        left.push_back(free_memory(node) / MiB);
+    std::sort(left.begin(), left.end());
+    CAPTURE(left, before);
+    CHECK(left.back() - left.front() < 32);
+    CHECK(2 * (left.back() - left.front()) < before);
 }
 
 TEST_CASE("several nodes: objects lie on their pool's node, whoever asks for them", "[kernel]") {
@@ -360,8 +371,12 @@ TEST_CASE("several nodes: where binding is refused, pages come from threads on t
         CHECK(chunk.binding.code == errc::permission_denied);
         placed = placed && chunk.prefault.state == grant_state::enforced;
     }
-    if (!placed || node_of_page(region->data()) < 0) {
+    if (!placed) {
         std::cout << "SKIP: this process may not pin threads\n";
+        return;
+    }
+    if (const int node = node_of_page(region->data()); node < 0) {
+        std::cout << "SKIP: asking where pages lie (move_pages): " << std::strerror(-node) << '\n';
         return;
     }
     check_pages(*region);

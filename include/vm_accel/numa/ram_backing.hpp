@@ -96,8 +96,11 @@ template <os::memory_platform Memory>
 [[nodiscard]] result<os::raw_mapping> map(Memory& memory, const guest_ram_request& request,
                                           std::uint64_t bytes, std::uint64_t page,
                                           grant& sharing) noexcept {
-    const std::uint64_t alignment =
-        request.huge_pages == huge_page_use::none ? 0 : memory.huge_page_bytes();
+    // The kernel uses huge pages unasked, too: none is to lie across two guest nodes, of
+    // which only one would get it where binding is refused.
+    const std::uint64_t huge = memory.huge_page_bytes();
+    const bool aligned = request.huge_pages != huge_page_use::none || bytes >= huge;
+    const std::uint64_t alignment = aligned ? huge : 0;
     const auto try_to = [&](bool shared) noexcept -> result<os::raw_mapping> {
         if constexpr (os::huge_page_pools<Memory>) {
             if (page != 0) return memory.map_huge({bytes, alignment, shared}, page);

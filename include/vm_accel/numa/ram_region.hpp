@@ -125,8 +125,8 @@ Stream& operator<<(Stream& out, const placement_report& report) {
     return out;
 }
 
-/// Owns one contiguous mapping of host memory, 4 KiB aligned, or aligned to a
-/// huge page if these were asked for. Movable. Threads: const members by any.
+/// Owns one contiguous mapping of host memory, aligned to a huge page if it is as large
+/// as one or these were asked for, else to a page. Movable. Threads: const members by any.
 template <os::memory_platform Memory = os::native_memory>
 class basic_ram_region {
 public:

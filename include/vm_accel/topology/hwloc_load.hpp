@@ -12,6 +12,7 @@
 
 #include <vm_accel/core/result.hpp>
 #include <vm_accel/os/isolated_cpus.hpp>
+#include <vm_accel/os/node_distance.hpp>
 #include <vm_accel/os/physical_memory.hpp>
 #include <vm_accel/os/threads.hpp>
 #include <vm_accel/topology/cpu_topology.hpp>
@@ -109,6 +110,27 @@ inline void read_packages_and_cores(hwloc_topology_t handle, cpu_topology& out) 
     }
 }
 
+/// Gives each CPU without a node the nearest one: its own has no memory, or none that the
+/// cpuset allows, and hwloc then leaves it out.
+inline void adopt_cpus(cpu_topology& out) {
+    for (unsigned cpu = 0; cpu < out.cpus.size(); ++cpu) {
+        if (out.cpus[cpu].node != no_index) continue;
+        unsigned nearest = no_index;
+        unsigned least = ~0u;
+        for (const os::node_distance& to : os::distances_from_cpu(out.cpus[cpu].os_index)) {
+            const unsigned node = out.find_node(to.node);
+            if (node == no_index || out.nodes[node].memory_bytes == 0 || to.distance >= least)
+                continue;
+            nearest = node;
+            least = to.distance;
+        }
+        if (nearest == no_index) continue;
+        out.cpus[cpu].node = nearest;
+        out.cores[out.cpus[cpu].core].node = nearest;
+        out.nodes[nearest].cpus.push_back(cpu);
+    }
+}
+
 inline void read_nodes(hwloc_topology_t handle, cpu_topology& out) {
     for (hwloc_obj_t n = nullptr;
          (n = hwloc_get_next_obj_by_type(handle, HWLOC_OBJ_NUMANODE, n)) != nullptr;) {
@@ -123,6 +145,7 @@ inline void read_nodes(hwloc_topology_t handle, cpu_topology& out) {
             out.nodes[node].cpus.push_back(cpu);
         }
     }
+    if (out.is_this_system()) adopt_cpus(out);
     // Where /sys is hidden, hwloc knows one node and not its size.
     if (out.is_this_system() && !out.nodes.empty() && out.memory_node_count() == 0)
         out.nodes.front().memory_bytes = os::physical_memory_bytes();
