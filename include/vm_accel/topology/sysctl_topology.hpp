@@ -142,8 +142,9 @@ template <os::sysctl_values Values>
             reading::add_cores(kind, p, kind.cores / packages, line, out);
         if (l3_bytes != 0) out.caches.push_back({3, l3_bytes, line, out.packages[p].cpus});
     }
-    std::stable_sort(out.caches.begin(), out.caches.end(),
-                     [](const cpu_cache& a, const cpu_cache& b) { return a.level < b.level; });
+    std::sort(out.caches.begin(), out.caches.end(), [](const cpu_cache& x, const cpu_cache& y) {
+        return x.level != y.level ? x.level < y.level : x.cpus.front() < y.cpus.front();
+    });
     out.distances = {10};
     return out;
 }
