@@ -9,6 +9,7 @@
 
 #include <algorithm>
 #include <map>
+#include <numeric>
 #include <set>
 #include <string>
 #include <vector>
@@ -21,6 +22,7 @@ namespace {
 // Two packages of eight caches with four cores each; Linux numbers second threads last.
 constexpr const char* epyc = "package:2 numa:1 l3:8 core:4 pu:2(indexes=2*64:64*1)";
 constexpr const char* ampere = "package:1 numa:1 core:80 pu:1";
+constexpr const char* ampere_pair = "package:2 numa:1 core:80 pu:1"; // more than 128 CPUs
 constexpr const char* xeon = "xeon_snc";        // 2 packages, 2 nodes each, 4 cores of 2 threads
 constexpr const char* apple = "apple_clusters"; // 4 efficiency cores 0-3, 4 performance cores
 constexpr const char* hybrid = "hybrid"; // 4 performance cores of 2 threads 0-7; 8, 10, 12, 14
@@ -31,6 +33,14 @@ constexpr auto spread = vcpu_policy::spread;
 constexpr auto one_per_core = vcpu_policy::one_per_core;
 constexpr auto siblings = vcpu_policy::siblings_together;
 constexpr auto fast_first = vcpu_policy::performance_first;
+
+constexpr const char* odd_nodes = "odd_nodes"; // nodes of 4 CPUs, and one of none
+
+std::vector<unsigned> first_cpus(unsigned count, unsigned from = 0) {
+    std::vector<unsigned> cpus(count);
+    std::iota(cpus.begin(), cpus.end(), from);
+    return cpus;
+}
 
 void isolate(cpu_topology& t, const os::cpu_set& cpus) {
     for (logical_cpu& cpu : t.cpus)
@@ -81,6 +91,15 @@ TEST_CASE("vCPUs lie where policy, guest topology and device want them") {
         {ampere, {4, siblings}, {0, 1, 2, 3}, {}},
         {ampere, {4, siblings, 0, {1, 2, 2}}, {0, 1, 2, 3}, {}},
         {ampere, {2, spread, 0, {}, no_index, 3}, {0, 1}, {77, 78, 79}},
+        {ampere_pair, {4, spread}, {0, 80, 1, 81}, {}},
+        {ampere_pair, {2, compact, 0, {}, 1}, {80, 81}, {}},
+        {ampere_pair, {4, one_per_core, 0, {2, 2, 1}, no_index, 1}, {0, 1, 2, 3}, {159}},
+        {ampere_pair, {160, compact, 0, {2, 80, 1}}, first_cpus(160), {}},
+        {ampere_pair, {3, compact, 159}, {0, 0, 0}, first_cpus(159, 1)},
+        // Node 1 has no memory and its CPUs are used; node 4 is memory alone, behind node 0.
+        {odd_nodes, {5, compact}, {0, 1, 2, 3, 4}, {}},
+        {odd_nodes, {3, spread, 0, {}, 1}, {4, 6, 0}, {}},
+        {odd_nodes, {3, compact, 0, {}, 4}, {0, 1, 2}, {}},
         {hybrid, {10, fast_first}, {0, 2, 4, 6, 1, 3, 5, 7, 8, 10}, {}},
         {hybrid, {4, fast_first, 0, {1, 2, 2}}, {0, 1, 2, 3}, {}},
         {hybrid, {10, siblings}, {0, 1, 2, 3, 4, 5, 6, 7, 8, 10}, {}},
@@ -99,6 +118,24 @@ TEST_CASE("vCPUs lie where policy, guest topology and device want them") {
     REQUIRE(plan);
     CHECK(cpus_of(*plan) == r.cpus);
     CHECK(plan->io_cpus == r.io);
+}
+
+TEST_CASE("three kinds of core are taken from the fastest to the slowest") {
+    cpu_topology t =
+        make_topology({1, 1, 6, 1, 0}); // slow, middle, fast: 0 and 3, 1 and 4, 2 and 5
+    for (logical_cpu& cpu : t.cpus) {
+        cpu.kind = cpu.os_index % 3 == 0 ? cpu_kind::efficiency : cpu_kind::performance;
+        cpu.faster_kinds = cpu.os_index % 3 == 1 ? 1 : 0;
+    }
+    const auto policy = GENERATE(compact, one_per_core, spread, siblings, fast_first);
+    const auto plan = plan_vcpus(t, {5, policy, 1});
+    REQUIRE(plan);
+    CHECK(cpus_of(*plan) == std::vector<unsigned>{2, 5, 1, 4, 0});
+    CHECK(plan->io_cpus == std::vector<unsigned>{3});
+    CHECK_THAT(text_of(*plan),
+               Catch::Contains("vCPU 0 -> CPU 2 (") && Catch::Contains("first performance core") &&
+                   Catch::Contains(": a slower core, the faster CPUs being used up") &&
+                   Catch::Contains(": an efficiency core, the faster CPUs being used up"));
 }
 
 TEST_CASE("a guest topology is completed as the numbers need it") {

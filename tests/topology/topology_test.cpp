@@ -63,7 +63,10 @@ void check_consistent(const cpu_topology& t) {
     for (unsigned n = 0; n < t.nodes.size(); ++n) {
         CHECK(t.find_node(t.nodes[n].os_index) == n);
         CHECK(t.distance(n, n) == 10);
-        CHECK(t.cpu_set_of_node(n).count() == t.nodes[n].cpus.size());
+        std::size_t ordinary = 0;
+        for (const unsigned cpu : t.nodes[n].cpus)
+            ordinary += t.cpus[cpu].isolated ? 0 : 1;
+        CHECK(t.cpu_set_of_node(n).count() == (ordinary != 0 ? ordinary : t.nodes[n].cpus.size()));
         for (const unsigned cpu : t.nodes[n].cpus)
             CHECK(t.cpus[cpu].node == n);
     }
@@ -220,6 +223,64 @@ TEST_CASE("isolated CPUs are marked by the system's numbers") {
         CHECK(cpu.isolated == (cpu.os_index == 1 || cpu.os_index == 10));
 }
 
+TEST_CASE("a node's CPUs are those that are not isolated, while it has others") {
+    cpu_topology t = make_topology({1, 2, 2, 1, 0});
+    os::cpu_set isolated;
+    for (const unsigned cpu : {1u, 2u, 3u})
+        isolated.insert(cpu);
+    topology_reading::mark_isolated(t, isolated);
+    CHECK(t.cpu_set_of_node(0) == os::cpu_set::of(0));
+    CHECK(t.cpu_set_of_node(1).count() == 2);
+}
+
+TEST_CASE("a binding that lacks only isolated CPUs is nobody's wish") {
+    struct row {
+        const char *bound, *isolated, *then;
+    };
+    const row r = GENERATE(values<row>({
+        {"0-3", "", "0-3"},       // of 0-7: a user's
+        {"0-7", "6-7", "0-7"},    // nothing lacks
+        {"0-5", "6-7", "0-7"},    // the kernel's own
+        {"0-5", "5-7", "0-7"},    // and one was asked for
+        {"0-4", "6-7", "0-4"},    // a user took 5 too
+        {"6-7", "6-7", "6-7"},    // a user wants these
+        {"0-5", "6-7,99", "0-7"}, // isolated, but not this process's
+    }));
+    INFO(r.bound << " isolated " << r.isolated);
+    const hwloc_bitmap_t bound = hwloc_bitmap_alloc();
+    const hwloc_bitmap_t allowed = hwloc_bitmap_alloc();
+    REQUIRE(hwloc_bitmap_list_sscanf(bound, r.bound) == 0);
+    REQUIRE(hwloc_bitmap_list_sscanf(allowed, "0-7") == 0);
+    topology_reading::add_isolated(bound, allowed, os::parse_cpu_list(r.isolated).value());
+    char text[64];
+    hwloc_bitmap_list_snprintf(text, sizeof text, bound);
+    CHECK(std::string{text} == r.then);
+    hwloc_bitmap_free(bound);
+    hwloc_bitmap_free(allowed);
+}
+
+TEST_CASE("a machine with three kinds of core: ranked, the slowest being the efficient ones") {
+    std::ifstream file{recorded("hybrid")};
+    std::ostringstream text;
+    text << file.rdbuf();
+    std::string xml = text.str();
+    const std::string two = "<cpukind cpuset=\"0x00005500\" forced_efficiency=\"0\"/>";
+    REQUIRE(xml.find(two) != std::string::npos);
+    xml.replace(xml.find(two), two.size(),
+                "<cpukind cpuset=\"0x00005000\" forced_efficiency=\"0\"/>"
+                "<cpukind cpuset=\"0x00000500\" forced_efficiency=\"0\"/>");
+    xml.replace(xml.rfind("forced_efficiency=\"0\""), 21, "forced_efficiency=\"1\"");
+    xml.replace(xml.rfind("forced_efficiency=\"1\""), 21, "forced_efficiency=\"2\"");
+    const auto t = topology_from_xml(xml);
+    REQUIRE(t);
+    check_consistent(*t);
+    for (const logical_cpu& cpu : t->cpus) {
+        INFO("CPU " << cpu.os_index);
+        CHECK(cpu.faster_kinds == (cpu.os_index == 8 || cpu.os_index == 10 ? 1u : 0u));
+        CHECK((cpu.kind == cpu_kind::efficiency) == (cpu.os_index >= 12));
+    }
+}
+
 TEST_CASE("a file and its text are the same topology") {
     std::ifstream file{recorded("four_nodes")};
     std::ostringstream text;
@@ -239,11 +300,15 @@ TEST_CASE("this machine: only CPUs that the process may use", "[kernel]") {
         std::cout << "SKIP: " << allowed.error().cause.view() << '\n';
         return;
     }
-    CHECK(t->cpu_set() == *allowed);
+    // Isolated CPUs are none that the process was given by default.
+    CHECK((t->cpu_set() - os::isolated_cpus()) == (*allowed - os::isolated_cpus()));
+    CHECK((*allowed - t->cpu_set()).empty());
+    for (const logical_cpu& cpu : t->cpus)
+        CHECK(cpu.isolated == os::isolated_cpus().contains(cpu.os_index));
     const auto shared = shared_topology();
     REQUIRE(shared);
     CHECK(*shared == *shared_topology());
-    CHECK((*shared)->cpu_set() == *allowed);
+    CHECK((*shared)->cpu_set() == t->cpu_set());
 }
 
 TEST_CASE("a narrower binding of the process narrows the topology, on demand", "[kernel]") {

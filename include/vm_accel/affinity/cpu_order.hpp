@@ -138,7 +138,7 @@ struct ranks {
                                      isolated_use isolated) noexcept {
     const logical_cpu& cpu = topology.cpus[index];
     const unsigned late = isolated == isolated_use::first && !cpu.isolated ? 1 : 0;
-    const unsigned slow = cpu.kind == cpu_kind::efficiency ? 1 : 0;
+    const unsigned slow = slowness_of(cpu);
     const unsigned away = farness(topology, device_node, cpu);
     const unsigned thread = rank.thread_in_core[index];
     const std::size_t node = std::min<std::size_t>(cpu.node, topology.nodes.size());

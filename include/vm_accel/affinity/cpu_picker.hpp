@@ -71,12 +71,11 @@ public:
     }
     /// Whether a vCPU has a CPU of this core since every CPU was free.
     [[nodiscard]] bool is_used(unsigned core) const noexcept { return used_[core]; }
-    /// Whether a CPU of a kind other than efficiency is free (`on_unused_core`: on
-    /// a core that nobody uses).
-    [[nodiscard]] bool has_faster(bool on_unused_core) const noexcept {
+    /// Whether a faster CPU than this is free (`on_unused_core`: on a core that nobody uses).
+    [[nodiscard]] bool has_faster(const logical_cpu& than, bool on_unused_core) const noexcept {
         return std::any_of(order_.begin(), order_.end(), [&](unsigned i) {
             const logical_cpu& cpu = topology_.cpus[i];
-            return free_[i] && cpu.kind != cpu_kind::efficiency &&
+            return free_[i] && slowness_of(cpu) < slowness_of(than) &&
                    !(on_unused_core && is_used(cpu.core));
         });
     }

@@ -47,21 +47,23 @@ struct pick {
     } else if (how.opens_socket && before != nullptr) {
         text.append("a guest socket begins, with room for all of it");
     } else if (before == nullptr) {
-        text.append(cpu.kind == cpu_kind::performance ? "the first performance core"
-                                                      : "the first CPU in this order");
+        text.append(cpu.kind == cpu_kind::performance && cpu.faster_kinds == 0
+                        ? "the first performance core"
+                        : "the first CPU in this order");
     } else if (isolated_first && before->isolated && !cpu.isolated) {
         text.append("not isolated, the isolated CPUs being used up");
-    } else if (cpu.kind == cpu_kind::efficiency && before->kind != cpu_kind::efficiency) {
-        text.append(!how.faster_left         ? "an efficiency core, the faster CPUs being used up"
-                    : !how.faster_cores_left ? "an efficiency core, every faster core being in use"
-                                             : "an efficiency core");
+    } else if (slowness_of(cpu) > slowness_of(*before)) {
+        text.append(cpu.kind == cpu_kind::efficiency ? "an efficiency core" : "a slower core");
+        text.append(!how.faster_left         ? ", the faster CPUs being used up"
+                    : !how.faster_cores_left ? ", every faster core being in use"
+                                             : "");
     } else if (how.core_was_used) {
         text.append("thread ").append_number(cpu.smt_index);
         text.append(" of a core whose other thread is taken");
         if (request.policy != vcpu_policy::compact) {
             text.append(isolated_first && cpu.isolated ? ", no isolated core"
                         : request.policy == vcpu_policy::performance_first &&
-                                cpu.kind == cpu_kind::performance
+                                cpu.kind == cpu_kind::performance && cpu.faster_kinds == 0
                             ? ", no faster core"
                             : ", no core");
             text.append(how.at_home ? " of the guest socket's being free" : " being free");

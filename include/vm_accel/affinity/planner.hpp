@@ -219,9 +219,9 @@ private:
         how.apart = apart;
         how.device_node = device_node_;
         if (before_ == nullptr) return how;
-        if (cpu.kind == cpu_kind::efficiency && before_->kind != cpu_kind::efficiency) {
-            how.faster_left = picker_.has_faster(false);
-            how.faster_cores_left = picker_.has_faster(true);
+        if (slowness_of(cpu) > slowness_of(*before_)) {
+            how.faster_left = picker_.has_faster(cpu, false);
+            how.faster_cores_left = picker_.has_faster(cpu, true);
         }
         if (cpu.package != before_->package) {
             how.last_full = !picker_.has_free({no_index, before_->package});

@@ -21,7 +21,7 @@ inline constexpr unsigned no_index = ~0u;
 /// What a core is made for, on machines that mix.
 enum class cpu_kind : std::uint8_t {
     unknown,     ///< the machine has one kind, or does not tell
-    performance, ///< the faster kind
+    performance, ///< a faster kind than efficiency
     efficiency,  ///< the slowest and most economical kind
 };
 
@@ -46,9 +46,17 @@ struct logical_cpu {
     unsigned smt_index = 0;   ///< 0 for the first thread of its core
     cpu_kind kind = cpu_kind::unknown;
     bool isolated = false; ///< the system's scheduler puts no thread here by itself
+    /// Of a performance kind: how many kinds of this machine are faster still. Not 0 only on
+    /// machines with three kinds or more.
+    unsigned faster_kinds = 0;
 
     friend bool operator==(const logical_cpu&, const logical_cpu&) = default;
 };
+
+/// Smaller is faster; the same for CPUs that are not told apart.
+[[nodiscard]] constexpr unsigned slowness_of(const logical_cpu& cpu) noexcept {
+    return cpu.kind == cpu_kind::efficiency ? no_index : cpu.faster_kinds;
+}
 
 struct cpu_core {
     unsigned os_index = 0; ///< the operating system's number; not unique across packages
@@ -140,13 +148,14 @@ struct cpu_topology {
             set.insert(cpu.os_index);
         return set;
     }
-    /// The CPUs of one node by the operating system's numbers; empty for no such node.
+    /// The CPUs of one node by the operating system's numbers; empty for no such node. Isolated
+    /// ones only where the node has no others: whoever reserved them wants no other work there.
     [[nodiscard]] os::cpu_set cpu_set_of_node(unsigned node) const noexcept {
-        os::cpu_set set;
-        if (node < nodes.size())
-            for (const unsigned cpu : nodes[node].cpus)
-                set.insert(cpus[cpu].os_index);
-        return set;
+        os::cpu_set set, isolated;
+        if (node >= nodes.size()) return set;
+        for (const unsigned cpu : nodes[node].cpus)
+            (cpus[cpu].isolated ? isolated : set).insert(cpus[cpu].os_index);
+        return set.empty() ? isolated : set;
     }
 
     /// Nodes that have memory.

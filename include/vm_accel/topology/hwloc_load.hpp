@@ -58,23 +58,30 @@ private:
     return members;
 }
 
+struct told_kind {
+    cpu_kind kind = cpu_kind::unknown;
+    unsigned faster_kinds = 0;
+};
+
 /// The kind of the CPU kind `index` of `count`. hwloc sorts kinds by ascending
 /// speed where it can rank them (efficiency -1 where it cannot).
-[[nodiscard]] inline cpu_kind kind_of(hwloc_topology_t handle, int index, int count) {
+[[nodiscard]] inline told_kind kind_of(hwloc_topology_t handle, int index, int count) {
     int efficiency = -1;
     unsigned info_count = 0;
     hwloc_info_s* infos = nullptr;
     if (count < 2 || index < 0 ||
         hwloc_cpukinds_get_info(handle, static_cast<unsigned>(index), nullptr, &efficiency,
                                 &info_count, &infos, 0) != 0)
-        return cpu_kind::unknown;
-    if (efficiency >= 0) return efficiency == 0 ? cpu_kind::efficiency : cpu_kind::performance;
+        return {};
+    if (efficiency == 0) return {cpu_kind::efficiency};
+    if (efficiency > 0 && efficiency < count)
+        return {cpu_kind::performance, static_cast<unsigned>(count - 1 - efficiency)};
     for (unsigned i = 0; i < info_count; ++i) {
         if (std::strcmp(infos[i].name, "CoreType") != 0) continue;
-        if (std::strcmp(infos[i].value, "IntelAtom") == 0) return cpu_kind::efficiency;
-        if (std::strcmp(infos[i].value, "IntelCore") == 0) return cpu_kind::performance;
+        if (std::strcmp(infos[i].value, "IntelAtom") == 0) return {cpu_kind::efficiency};
+        if (std::strcmp(infos[i].value, "IntelCore") == 0) return {cpu_kind::performance};
     }
-    return cpu_kind::unknown;
+    return {};
 }
 
 inline void read_packages_and_cores(hwloc_topology_t handle, cpu_topology& out) {
@@ -94,19 +101,22 @@ inline void read_packages_and_cores(hwloc_topology_t handle, cpu_topology& out) 
         // Machines without core objects count each CPU as a core of its own.
         const hwloc_obj_t core = hwloc_get_ancestor_obj_by_type(handle, HWLOC_OBJ_CORE, pu);
         const auto cpu = static_cast<unsigned>(out.cpus.size());
-        const cpu_kind kind =
+        const told_kind told =
             kind_of(handle, hwloc_cpukinds_get_by_cpuset(handle, pu->cpuset, 0), kinds);
         const unsigned package = package_of(pu);
         if (core == nullptr || core != last_core)
-            out.cores.push_back(
-                {core != nullptr ? core->os_index : pu->os_index, package, no_index, kind, {}});
+            out.cores.push_back({core != nullptr ? core->os_index : pu->os_index,
+                                 package,
+                                 no_index,
+                                 told.kind,
+                                 {}});
         last_core = core;
         cpu_core& owner = out.cores.back();
         const auto thread = static_cast<unsigned>(owner.cpus.size());
         owner.cpus.push_back(cpu);
         out.packages[package].cpus.push_back(cpu);
         out.cpus.push_back({pu->os_index, static_cast<unsigned>(out.cores.size() - 1), package,
-                            no_index, thread, kind});
+                            no_index, thread, told.kind, false, told.faster_kinds});
     }
 }
 
@@ -227,6 +237,19 @@ inline void mark_isolated(cpu_topology& out, const os::cpu_set& isolated) noexce
     return {};
 }
 
+/// Adds the isolated CPUs to a binding that lacks nothing else. The kernel takes them from
+/// every process that does not ask for them, so no user did; the topology has them, marked.
+inline void add_isolated(hwloc_bitmap_t bound, hwloc_const_bitmap_t allowed,
+                         const os::cpu_set& isolated) noexcept {
+    os::cpu_set missing;
+    for (int cpu = hwloc_bitmap_first(allowed); cpu >= 0; cpu = hwloc_bitmap_next(allowed, cpu))
+        if (hwloc_bitmap_isset(bound, static_cast<unsigned>(cpu)) == 0)
+            missing.insert(static_cast<unsigned>(cpu));
+    if (missing.empty() || !(missing - isolated).empty()) return;
+    // On failure (no memory) they are missing, which is safe.
+    static_cast<void>(hwloc_bitmap_or(bound, bound, allowed));
+}
+
 /// Takes away the CPUs that the process is not bound to. (hwloc's own flag for
 /// it would also declare a synthetic topology to be this machine.) Errors: those
 /// of native_threads::allowed_cpus, exhausted, unavailable.
@@ -237,6 +260,7 @@ inline void mark_isolated(cpu_topology& out, const os::cpu_set& isolated) noexce
     const hwloc_bitmap_t bound = hwloc_bitmap_alloc();
     if (bound == nullptr) return no_memory();
     result<> done = read_binding(handle, bound);
+    if (done) add_isolated(bound, hwloc_topology_get_allowed_cpuset(handle), os::isolated_cpus());
     if (done && hwloc_topology_restrict(handle, bound, 0) != 0)
         done = fail(errc::unavailable, "topology: it cannot be restricted to the process's binding",
                     "load it with honour_binding = false", errno);

@@ -11,8 +11,8 @@
 namespace vm_accel::inline v0 {
 
 struct topology_options {
-    /// Leave out CPUs that taskset or a parent process took from this process.
-    /// What a cgroup's cpuset excludes is always left out.
+    /// Leave out CPUs that taskset or a parent process took from this process, but isolated
+    /// ones only if it took others too. What a cgroup's cpuset excludes is always left out.
     bool honour_binding = true;
 };
 
