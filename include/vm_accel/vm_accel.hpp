@@ -98,6 +98,7 @@
 #include <vm_accel/numa/standard_allocator.hpp>
 #include <vm_accel/numa/strategy.hpp>
 #include <vm_accel/numa/vcpu_sampler.hpp>
+#include <vm_accel/numa/verification.hpp>
 #include <vm_accel/os/cpu_set.hpp>
 #include <vm_accel/os/descriptor.hpp>
 #include <vm_accel/os/dynamic_library.hpp>

@@ -15,7 +15,9 @@
 #include <vm_accel/numa/ram_planning.hpp>
 #include <vm_accel/numa/ram_region.hpp>
 #include <vm_accel/numa/strategy.hpp>
+#include <vm_accel/numa/verification.hpp>
 #include <vm_accel/os/memory.hpp>
+#include <vm_accel/os/placement.hpp>
 #include <vm_accel/os/threads.hpp>
 #include <vm_accel/topology/load.hpp>
 
@@ -24,6 +26,7 @@
 #include <cstdint>
 #include <mutex>
 #include <optional>
+#include <span>
 #include <string_view>
 #include <utility>
 #include <vector>
@@ -164,6 +167,30 @@ public:
         return make(request, 0, made.error(), listener);
     }
 
+    /// What became of a region: requested against given, chunk by chunk, and on which
+    /// nodes its pages lie now. The report tells of all regions verified. Errors: only
+    /// strict ones; see verification.hpp.
+    template <os::placement_platform Placement = os::native_placement>
+    [[nodiscard]] result<region_proof> verify(const region_type& region,
+                                              const verify_options& options = {},
+                                              const Placement& placement = {}) noexcept {
+        result<region_proof> proof = verify_placement(region, memory_, placement, options);
+        const std::lock_guard lock{mutex_};
+        if (proof) summary_.add(*proof);
+        return proof;
+    }
+    /// How local the accesses of vCPUs to a verified region are; see track_accesses().
+    /// vCPUs name nodes as indices into topology(). The report tells of the last call.
+    [[nodiscard]] access_tracking
+    track(const region_proof& proof, std::span<const vcpu_residency> vcpus,
+          std::span<const std::optional<os::counted_accesses>> counted = {}) {
+        const std::vector<region_sample> regions = proof.samples(topology_);
+        access_tracking tracked = track_accesses(topology_, {vcpus, regions}, counted);
+        const std::lock_guard lock{mutex_};
+        summary_.add(tracked);
+        return tracked;
+    }
+
     /// For a diagnostic report: `out.given(text)`, and `out.fact(name, value)` for each fact.
     template <class Report>
     void report(Report& out) const {
@@ -183,6 +210,7 @@ public:
         out.fact("chunks not prefaulted", not_prefaulted_);
         out.fact("bytes of reserved huge pages", reserved_bytes_);
         if (!last_denial_.empty()) out.fact("last refusal", last_denial_.view());
+        summary_.report(out);
     }
 
 private:
@@ -364,6 +392,7 @@ private:
     std::uint64_t not_prefaulted_ = 0;
     std::uint64_t reserved_bytes_ = 0;
     fixed_text<160> last_denial_{};
+    placement_summary summary_{};
 };
 
 } // namespace vm_accel::inline v0
