@@ -14,7 +14,7 @@ using namespace guests;
 
 namespace {
 
-using models = std::tuple<software_model, kvm_model, hvf_arm64_model, hvf_x86_64_model>;
+using models = std::tuple<software_model, kvm_model, hvf_arm64_model, hvf_x86_64_model, whpx_model>;
 
 constexpr std::uint64_t mib = 0x10'0000;
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "hvf_framework.hpp"
+#include "whpx_platform.hpp"
 
 #include <vm_accel/hypervisor/kvm.hpp>
 #include <vm_accel/hypervisor/software.hpp>
@@ -317,5 +318,31 @@ struct hvf_model {
 };
 using hvf_arm64_model = hvf_model<hvf_framework::arm64_calls>;
 using hvf_x86_64_model = hvf_model<hvf_framework::x86_64_calls>;
+
+// ---- whpx, on a model of Windows's platform -----------------------------------------------------
+
+struct whpx_model {
+    using backend = whpx_platform::backend;
+    static constexpr exit_reason end = exit_reason::halted;
+
+    [[nodiscard]] static std::optional<backend> open() {
+        whpx_platform::start_afresh();
+        result<backend> opened = backend::open();
+        if (!opened) return std::nullopt;
+        return std::move(*opened);
+    }
+    /// Code at 0x4000, page tables from 0x1000 on.
+    static void start(backend::vm::vcpu& vcpu, ram& memory, task what) {
+        const std::vector<std::uint8_t> code = x86_64_code_of(what);
+        std::ranges::copy(std::as_bytes(std::span{code}), memory.data() + 0x4000);
+        write_identity_map(memory);
+        if (whpx_x86_64::enter_long_mode(vcpu, pa{0x1000}, 0x4000, 0x3ff0, raw(window)) &&
+            vcpu.set_register(os::whpx_abi::general(6), raw(word)) &&
+            vcpu.set_register(os::whpx_abi::reg::rdx, 0x1'0000))
+            return;
+        std::cerr << "guest not started\n";
+        std::abort();
+    }
+};
 
 } // namespace guests

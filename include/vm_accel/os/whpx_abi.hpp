@@ -195,8 +195,10 @@ struct exit_context {
         io_port_access io;
         std::uint64_t feature[2]; ///< unsupported_feature: code, parameter
         std::uint32_t vector;     ///< apic_eoi
-        std::uint8_t bytes[176]{};
+        std::uint8_t bytes[176];
     };
+
+    exit_context() noexcept : bytes{} {}
 };
 static_assert(sizeof(exit_context) == 224 && offsetof(exit_context, memory) == 48);
 
