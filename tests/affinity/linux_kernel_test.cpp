@@ -440,4 +440,70 @@ TEST_CASE("kernel: what taskset took from a process stays taken when its cpuset 
     });
 }
 
+TEST_CASE("kernel: isolated CPUs are known, left alone, and given on request", "[kernel]") {
+    in_a_child([]() -> verdict {
+        const os::cpu_set isolated = os::isolated_cpus();
+        if (isolated.empty()) return skip("no CPU of this machine is isolated");
+        affinity<linux_platform> host;
+        if (const auto done = host.init(); !done) return wrong("init", done.error());
+        if (!(isolated - host.topology().cpu_set()).empty()) return wrong("some are not known");
+        const auto ordinary = host.plan(static_cast<unsigned>(host.topology().cpus.size()));
+        if (!ordinary) return wrong("plan", ordinary.error());
+        for (const vcpu_assignment& to : ordinary->assignments)
+            if (isolated.contains(to.cpu)) return wrong("an isolated CPU is taken");
+        vcpu_request request{isolated.count()};
+        request.isolated = isolated_use::first;
+        if (const auto made = host.configure(request); !made)
+            return wrong("configure", made.error());
+        std::deque<staying_thread> threads;
+        result<> placed;
+        for (unsigned v = 0; v < request.vcpus; ++v) {
+            threads.emplace_back([&] { placed = host.place_current_thread(v); });
+            if (!placed && by_sandbox(placed.error())) return skip(placed.error());
+            if (!placed) return wrong("place", placed.error());
+            if (!isolated.contains(host.pins()[v].actual.next(0))) return wrong("not isolated");
+        }
+        const auto changes = host.follow();
+        if (!changes) return wrong("follow", changes.error());
+        if (!changes->none()) return wrong("isolated CPUs look like a changed cpuset");
+        return {};
+    });
+}
+
+// Switches a CPU off: for machines that are there for it. `unit_tests "[hotplug]"`
+TEST_CASE("kernel: threads leave a CPU that goes offline, and come back", "[.][hotplug]") {
+    in_a_child([]() -> verdict {
+        affinity<linux_platform> host;
+        if (const auto done = host.init(); !done) return wrong("init", done.error());
+        const auto count = static_cast<unsigned>(host.topology().cpus.size());
+        if (count < 2) return skip("needs two CPUs that this thread may use");
+        const unsigned victim = host.topology().cpus.back().os_index;
+        if (const auto made = host.configure(count); !made) return wrong("configure", made.error());
+        std::deque<staying_thread> threads;
+        result<> placed;
+        for (unsigned v = 0; v < count; ++v) {
+            threads.emplace_back([&] { placed = host.place_current_thread(v); });
+            if (!placed) return wrong("place", placed.error());
+        }
+        const vcpu_plan first = host.current_plan();
+        const std::string online =
+            "/sys/devices/system/cpu/cpu" + std::to_string(victim) + "/online";
+        if (!write_file(online, "0")) return wrong("the CPU cannot be switched off");
+        auto changes = host.follow();
+        if (!changes || !changes->in_place() || changes->allowed.contains(victim)) {
+            static_cast<void>(write_file(online, "1"));
+            return changes ? wrong("it is still planned with") : wrong("follow", changes.error());
+        }
+        const auto how = pins_differ(host);
+        if (!write_file(online, "1")) return wrong("the CPU cannot be switched on");
+        if (how) return wrong("offline: " + *how);
+        changes = host.follow();
+        if (!changes) return wrong("follow again", changes.error());
+        if (const auto again = pins_differ(host)) return wrong("online: " + *again);
+        if (host.current_plan().assignments != first.assignments)
+            return wrong("another plan than in the beginning");
+        return {};
+    });
+}
+
 #endif
