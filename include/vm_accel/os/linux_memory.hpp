@@ -204,8 +204,9 @@ struct linux_memory {
         fixed_text<64> path{"/sys/devices/system/node/node"};
         path.append_number(node).append("/meminfo");
         const fixed_text<64> shown = path;
+        const char* const terminated = path.append(nul).view().data();
         linux_small_file file;
-        if (!file.read(path.append(nul).view().data()))
+        if (!file.read(terminated))
             return fail_with(errno, shown, "mount /sys, or let the planner use the node's size");
         const auto kib = [&](std::string_view key) {
             const std::size_t at = file.view().find(key);
@@ -227,9 +228,9 @@ struct linux_memory {
         path.append_number(node).append("/hugepages/hugepages-");
         path.append_number(huge_page_bytes >> 10).append("kB/free_hugepages");
         const fixed_text<128> shown = path;
+        const char* const terminated = path.append(nul).view().data();
         linux_small_file file;
-        if (file.read(path.append(nul).view().data()))
-            return linux_small_file::number_at(file.view());
+        if (file.read(terminated)) return linux_small_file::number_at(file.view());
         const int reason = errno;
         return fail_with(reason == ENOENT ? ENOSYS : reason, shown,
                          "ask for a size that /sys/kernel/mm/hugepages has, or mount /sys");
@@ -253,7 +254,7 @@ private:
         const auto total = linux_small_file::number_at(all.view().substr(total_key.size()));
         const double share =
             static_cast<double>(node_kib) / static_cast<double>(std::max<std::uint64_t>(total, 1));
-        const double least = static_cast<double>(linux_small_file::number_at(minimum.view()));
+        const auto least = static_cast<double>(linux_small_file::number_at(minimum.view()));
         return node_kib / 64 + static_cast<std::uint64_t>(least * std::min(share, 1.0) * 1.5);
     }
 
