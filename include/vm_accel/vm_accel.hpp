@@ -75,11 +75,13 @@
 #include <vm_accel/manager/report_text.hpp>
 #include <vm_accel/manager/setup_sequence.hpp>
 #include <vm_accel/numa/access_tracking.hpp>
+#include <vm_accel/numa/acpi_tables.hpp>
 #include <vm_accel/numa/adaptive.hpp>
 #include <vm_accel/numa/bandwidth_optimized.hpp>
 #include <vm_accel/numa/bandwidth_probe.hpp>
 #include <vm_accel/numa/followed_memory.hpp>
 #include <vm_accel/numa/grant.hpp>
+#include <vm_accel/numa/guest_nodes.hpp>
 #include <vm_accel/numa/guest_ram_request.hpp>
 #include <vm_accel/numa/load_balanced.hpp>
 #include <vm_accel/numa/local_first.hpp>
