@@ -26,8 +26,8 @@ struct machine_description {
     };
     std::vector<std::uint32_t> vcpu_nodes; ///< NUMA node of each vCPU, in order
     std::vector<memory> memories;
-    /// Distance between guest nodes, row by row; empty: one node, no map.
-    std::vector<std::uint32_t> distances;
+    /// From, to, distance, for each pair of guest nodes; empty: one node, no map.
+    std::vector<std::uint32_t> distance_cells;
     std::string command_line;
     pa initrd{};
     std::uint64_t initrd_bytes = 0;
@@ -163,17 +163,10 @@ inline void memory(tree_writer& tree, const machine_description& machine) {
             tree.cell("numa-node-id", m.node);
         });
     }
-    if (machine.distances.empty()) return;
+    if (machine.distance_cells.empty()) return;
     tree.node("distance-map", [&] {
         tree.text("compatible", "numa-distance-map-v1");
-        std::vector<std::uint32_t> triples;
-        std::uint32_t nodes = 1;
-        while (nodes * nodes < machine.distances.size())
-            ++nodes;
-        for (std::uint32_t i = 0; i < machine.distances.size(); ++i) {
-            triples.insert(triples.end(), {i / nodes, i % nodes, machine.distances[i]});
-        }
-        tree.cells("distance-matrix", triples);
+        tree.cells("distance-matrix", machine.distance_cells);
     });
 }
 

@@ -28,6 +28,7 @@
 #include <vm_accel/guest/region_map.hpp>
 #include <vm_accel/hypervisor/kvm.hpp>
 #include <vm_accel/manager/acceleration_manager.hpp>
+#include <vm_accel/numa/guest_nodes.hpp>
 #include <vm_accel/numa/local_first.hpp>
 #include <vm_accel/numa/numa_allocator.hpp>
 #include <vm_accel/smmu/caches/set_associative.hpp>
@@ -113,58 +114,17 @@ void print(std::string_view text) noexcept {
     }
 }
 
-/// The guest node of each vCPU: the one whose RAM lies on its CPU's host node.
-std::vector<std::uint32_t> nodes_of_vcpus(const vcpu_plan& plan, const ram_region& ram) {
-    std::vector<std::uint32_t> nodes;
-    for (const vcpu_assignment& vcpu : plan.assignments) {
-        std::uint32_t node = 0;
-        for (const ram_chunk& chunk : ram.chunks())
-            if (chunk.node == vcpu.node) node = chunk.guest_node;
-        nodes.push_back(node);
-    }
-    return nodes;
-}
-
-/// The guest's view of memory: one range per guest node, distances as the host has them.
-void describe_memory(machine_description& machine, const ram_region& ram, unsigned nodes,
-                     const cpu_topology& host) {
-    std::vector<unsigned> host_node(nodes, 0);
-    for (const ram_chunk& chunk : ram.chunks())
-        host_node[chunk.guest_node] = host.find_node(chunk.node);
-    for (unsigned node = 0; node < nodes; ++node) {
-        const auto [offset, bytes] = ram.guest_node(node);
-        machine.memories.push_back({{offset_by(machine_map::ram_base, offset), bytes}, node});
-    }
-    if (nodes == 1) return;
-    for (unsigned from = 0; from < nodes; ++from)
-        for (unsigned to = 0; to < nodes; ++to)
-            machine.distances.push_back(host.distance(host_node[from], host_node[to]));
+/// What the guest is told of its nodes: memory and vCPUs, with the distances that the host has.
+guest_nodes describe_nodes(const vcpu_plan& plan, const ram_region& ram, const cpu_topology& host) {
+    std::vector<unsigned> host_nodes;
+    for (const vcpu_assignment& vcpu : plan.assignments)
+        host_nodes.push_back(vcpu.node);
+    const std::vector<unsigned> nodes = nearest_guest_nodes(ram.chunks(), host_nodes, host);
+    const ram_window all{machine_map::ram_base, 0, ram.bytes()};
+    return need(describe_guest(ram.chunks(), {&all, 1}, nodes, host));
 }
 
 // --- the parts of the report
-
-std::vector<run_report::vcpu> describe_vcpus(const vcpu_plan& plan,
-                                             const std::vector<vcpu_pin>& pins,
-                                             const machine_description& machine) {
-    std::vector<run_report::vcpu> out;
-    for (const vcpu_assignment& planned : plan.assignments) {
-        run_report::vcpu v{thread_name(planned.vcpu),
-                           planned.cpu,
-                           {},
-                           machine.vcpu_nodes[planned.vcpu],
-                           std::string{planned.reason.view()}};
-        for (const vcpu_pin& pin : pins) {
-            if (pin.vcpu != planned.vcpu) continue;
-            if (pin.failure) {
-                v.reason = pin.failure->cause.view();
-            } else {
-                v.cpu = pin.actual.next(0); // as read back: a set of one
-            }
-        }
-        out.push_back(std::move(v));
-    }
-    return out;
-}
 
 std::vector<run_report::memory> describe_placement(const ram_region& ram) {
     std::vector<run_report::memory> out;
@@ -224,12 +184,15 @@ int run(const options& wanted) {
     host.smmu().connect(lines);
     need(host.setup_full_acceleration({.vcpus = 0, .numa_nodes = wanted.numa_nodes}));
     const vcpu_policy policy = wanted.numa_nodes > 1 ? vcpu_policy::spread : vcpu_policy::compact;
-    const vcpu_plan plan = need(host.vcpus().configure(wanted.vcpus, policy));
+    // A vCPU runs before the VMM's other threads, and shares its core with no stranger, where the
+    // host grants that; what it refuses is reported, and the guest runs all the same.
+    const scheduling_request wishes{os::thread_priority::high(), {}, core_sharing::this_vm};
+    const vcpu_plan plan = need(host.vcpus().configure({wanted.vcpus, policy}, wishes));
 
     // --- RAM: on its nodes, known to the SMMU and to KVM
     guest_ram_request request;
     request.prefault_threads = wanted.numa_nodes;
-    request.split.assign(wanted.numa_nodes, {ram_bytes / wanted.numa_nodes, any_node});
+    request.split.assign(wanted.nodes, {ram_bytes / wanted.nodes, any_node});
     const ram_region ram = need(host.memory().allocate(request));
     const pa_range ram_range{machine_map::ram_base, ram_bytes};
     need(host.smmu().add_memory(ram_range.base, ram.data(), ram_bytes));
@@ -302,8 +265,13 @@ int run(const options& wanted) {
 
     // --- kernel, initial file system and device tree into RAM
     machine_description machine;
-    machine.vcpu_nodes = nodes_of_vcpus(plan, ram);
-    describe_memory(machine, ram, wanted.numa_nodes, host.topology());
+    const guest_nodes nodes = describe_nodes(plan, ram, host.topology());
+    for (unsigned vcpu = 0; vcpu < wanted.vcpus; ++vcpu)
+        machine.vcpu_nodes.push_back(nodes.node_of(vcpu));
+    for (unsigned node = 0; node < nodes.nodes.size(); ++node)
+        for (const pa_range& range : nodes.nodes[node].memory)
+            machine.memories.push_back({range, node});
+    if (nodes.nodes.size() > 1) machine.distance_cells = distance_cells(nodes);
     machine.command_line = wanted.command_line;
     machine.initrd = where.initrd;
     machine.initrd_bytes = where.initrd_bytes;
@@ -344,22 +312,30 @@ int run(const options& wanted) {
 
     // --- the guest runs
     const auto pin = [&](unsigned vcpu) {
-        static_cast<void>(host.vcpus().pin_current_thread(vcpu)); // what came of it is reported
+        static_cast<void>(host.vcpus().place_current_thread(vcpu)); // what came of it is reported
+    };
+    const auto place = [&](const char* name) noexcept {
+        static_cast<void>(host.vcpus().place_vmm_thread(name));
     };
     vcpu_threads threads{vcpus};
     const guest_end end = [&] {
-        const io_thread io{"disk-io", bell, host.smmu().deferred_work_fd(), [&]() noexcept {
+        const io_thread io{"disk-io", bell, host.smmu().deferred_work_fd(),
+                           [&]() noexcept {
                                while (host.smmu().poll()) {}
                                disk.serve();
                                if (disk.is_frozen()) threads.suspend();
-                           }};
-        const io_thread pci_io{"pci-disk-io", pci_bell, -1, [&]() noexcept {
+                           },
+                           place};
+        const io_thread pci_io{"pci-disk-io", pci_bell, -1,
+                               [&]() noexcept {
                                    if (pci) pci_disk->serve();
-                               }};
+                               },
+                               place};
         const auto answer = [&](port& news) noexcept { pci_disk->answer_invalidations(news); };
         std::optional<news_thread<port, decltype(answer)>> pci_ats;
         if (pci) pci_ats.emplace("pci-disk-ats", *pci_news, answer);
-        const io_thread rogue_io{"rogue-dma", rogue_bell, -1, [&]() noexcept { rogue.work(); }};
+        const io_thread rogue_io{"rogue-dma", rogue_bell, -1, [&]() noexcept { rogue.work(); },
+                                 place};
         return threads.run(bus, pin, wanted.timeout_seconds);
     }();
     uart.flush();
@@ -375,7 +351,8 @@ int run(const options& wanted) {
     run_report report;
     report.ended = end.text();
     report.features = wanted.full_features ? "full" : "stage 1";
-    report.vcpus = describe_vcpus(plan, host.vcpus().pins(), machine);
+    report.vcpus = describe_vcpus(plan, host.vcpus().pins(), machine.vcpu_nodes);
+    report.threads = describe_threads(host.vcpus().vmm_threads());
     report.memories = describe_placement(ram);
     describe_smmu(report, host.smmu().stats(), lines);
     report.disk = disk.statistics();

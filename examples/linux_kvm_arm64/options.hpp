@@ -13,7 +13,8 @@ namespace linux_vmm {
 
 inline constexpr std::string_view usage =
     "linux_kvm_arm64 --kernel IMAGE --initrd CPIO --disk FILE [--pci-disk FILE]\n"
-    "                [--vcpus N] [--memory MIB] [--numa-nodes N] [--cmdline TEXT]\n"
+    "                [--vcpus N] [--memory MIB] [--numa-nodes N] [--nodes N]\n"
+    "                [--cmdline TEXT]\n"
     "                [--features stage1|full] [--can-stall] [--inject] [--report FILE.json]\n"
     "                [--timeout SECONDS] [--suspend-after REQUESTS --state FILE | --resume FILE]\n"
     "                [--record FILE]\n"
@@ -26,6 +27,7 @@ inline constexpr std::string_view usage =
     "  --vcpus N           1 to 64 (1)\n"
     "  --memory MIB        guest RAM, 64 or more, a multiple of 2 MiB per node (256)\n"
     "  --numa-nodes N      host nodes to split the RAM over (1)\n"
+    "  --nodes N           NUMA nodes that the guest has (as many as --numa-nodes)\n"
     "  --cmdline TEXT      kernel command line (console=ttyAMA0 panic=-1)\n"
     "  --features SET      what the SMMU has: stage1, or full for all of the library (stage1)\n"
     "  --can-stall         the disk waits for its faults, if the SMMU has stalls: for a guest "
@@ -56,7 +58,8 @@ struct options {
     std::string command_line = "console=ttyAMA0 panic=-1";
     std::uint32_t vcpus = 1;
     std::uint64_t memory_mib = 256;
-    std::uint32_t numa_nodes = 1;
+    std::uint32_t numa_nodes = 1;      ///< of the host
+    std::uint32_t nodes = 0;           ///< of the guest; 0 while parsing: as many as the host's
     std::uint32_t timeout_seconds = 0; ///< 0: none
     bool inject = false;
     bool full_features = false;
@@ -134,6 +137,8 @@ parse_options(std::span<const char* const> arguments) {
             good = number(parsed.memory_mib, 64, 1u << 20);
         } else if (name == "--numa-nodes") {
             good = number(parsed.numa_nodes, 1, 8);
+        } else if (name == "--nodes") {
+            good = number(parsed.nodes, 1, 8);
         } else if (name == "--timeout") {
             good = number(parsed.timeout_seconds, 0, 1u << 30);
         } else {
@@ -153,9 +158,9 @@ parse_options(std::span<const char* const> arguments) {
         return fail(errc::invalid_argument, "--kernel, --initrd and --disk are needed",
                     "see --help");
     }
-    if (parsed.memory_mib % (2 * std::uint64_t{parsed.numa_nodes}) != 0) {
-        return fail(errc::invalid_argument,
-                    "--memory: not a multiple of 2 MiB for each of --numa-nodes",
+    if (parsed.nodes == 0) parsed.nodes = parsed.numa_nodes;
+    if (parsed.memory_mib % (2 * std::uint64_t{parsed.nodes}) != 0) {
+        return fail(errc::invalid_argument, "--memory: not a multiple of 2 MiB for each guest node",
                     "choose another size");
     }
     return parsed;

@@ -54,7 +54,7 @@ machine_description two_nodes() {
     machine_description machine;
     machine.vcpu_nodes = {0, 1, 1};
     machine.memories = {{{pa{0x4000'0000}, 0x800'0000}, 0}, {{pa{0x4800'0000}, 0x1'0000'0000}, 1}};
-    machine.distances = {10, 20, 21, 10};
+    machine.distance_cells = {0, 0, 10, 0, 1, 20, 1, 0, 21, 1, 1, 10};
     machine.command_line = "console=ttyAMA0";
     machine.initrd = pa{0x4400'0000};
     machine.initrd_bytes = 77;
@@ -97,7 +97,7 @@ TEST_CASE("device tree: memory and distances") {
     CHECK(tree.cells("/distance-map", "distance-matrix") ==
           list{0, 0, 10, 0, 1, 20, 1, 0, 21, 1, 1, 10});
     machine_description one = two_nodes();
-    one.distances.clear();
+    one.distance_cells.clear();
     const parsed_tree flat{one};
     CHECK(fdt_path_offset(flat.blob.data(), "/distance-map") < 0);
 }

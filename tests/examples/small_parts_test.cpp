@@ -147,9 +147,15 @@ TEST_CASE("options: read whole or refused with a cause") {
     CHECK(parsed->vcpus == 4);
     CHECK(parsed->memory_mib == 96);
     CHECK(parsed->numa_nodes == 3);
+    CHECK(parsed->nodes == 3); // the guest has as many, unless it is told
     CHECK(parsed->inject);
     CHECK(parsed->command_line == "a b c");
     CHECK(parsed->timeout_seconds == 0);
+    const char* const two[] = {"--kernel", "k", "--initrd", "i", "--disk", "d", "--nodes", "2"};
+    const auto nodes = parse_options(two);
+    REQUIRE(nodes);
+    CHECK(nodes->nodes == 2);
+    CHECK(nodes->numa_nodes == 1);
 
     const std::vector<std::vector<const char*>> bad = {
         {},
@@ -163,6 +169,7 @@ TEST_CASE("options: read whole or refused with a cause") {
         {"--kernel", "k", "--initrd", "i", "--disk", "d", "--features", "most"},
         {"--kernel", "k", "--initrd", "i", "--disk", "d", "--memory", "99"},
         {"--kernel", "k", "--initrd", "i", "--disk", "d", "--memory", "98", "--numa-nodes", "2"},
+        {"--kernel", "k", "--initrd", "i", "--disk", "d", "--memory", "98", "--nodes", "2"},
         {"--kernel", "k", "--initrd", "i", "--disk", "d", "--memory", "99999999999999999999"}};
     for (const auto& arguments : bad)
         CHECK_FALSE(parse_options(arguments));
