@@ -1,10 +1,13 @@
 // What each TLB policy promises beyond the contract that all share.
 #include "smmu/tlb_every_policy.hpp"
 
+#include <vm_accel/smmu/caches/context_table.hpp>
+
 #include <catch2/catch.hpp>
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
@@ -276,6 +279,71 @@ TEST_CASE("TLB: devices that use the same addresses have room beside each other"
         CHECK_FALSE(has(tlb, 0xffff'0000, context_number(n)));
         CHECK(has(tlb, 0xffff'1000, context_number(n)));
     }
+}
+
+TEST_CASE("TLB: an invalidation that names its contexts looks for them, and for global entries",
+          "[tlb][set_associative]") {
+    tlb_model<set_associative<128, 8>> tlb;
+    const auto space = [](std::uint16_t number) {
+        return translation_tag{stream_world::ns_el1, vmid{0}, asid{number}};
+    };
+    tlb_entry global = entry_at(0x1000, 12, context_number(9), space(9));
+    global.global = true;
+    tlb.put(global);
+    // 70 and 582 are 6 modulo 64 too, and in other home ways.
+    for (const std::uint64_t n : {6, 7, 70, 582})
+        tlb.put(entry_at(0x1000, 12, context_number(n), space(6)));
+    const std::atomic<std::uint64_t> named{1U << 6};
+    invalidation_scope scope = invalidation_scope::addresses(space(6), 0x1000, 0x1fff, true);
+    scope.contexts = &named;
+    tlb.invalidate(scope);
+    CHECK_FALSE(has(tlb, 0x1000, context_number(6)));
+    CHECK_FALSE(has(tlb, 0x1000, context_number(70)));
+    CHECK_FALSE(has(tlb, 0x1000, context_number(582)));
+    CHECK_FALSE(has(tlb, 0x1000, context_number(9)));
+    CHECK(has(tlb, 0x1000, context_number(7))); // nobody was to look there
+}
+
+TEST_CASE("TLB: a range of several pages is looked for in every size and context",
+          "[tlb][set_associative]") {
+    tlb_model<set_associative<128, 8>> tlb;
+    constexpr std::uint64_t blocks = 0x4000'0000;
+    for (std::uint64_t n = 0; n < 3; ++n) {
+        tlb.put(entry_at(blocks + 0x20'0000, 21, context_number(n), in_vm(0)));
+        tlb.put(entry_at(blocks + 0x1f'f000, 12, context_number(n), in_vm(0)));
+    }
+    tlb.invalidate({.what = invalidation_scope::kind::any_space,
+                    .tag = in_vm(0),
+                    .first = blocks + 0x1f'f000,
+                    .last = blocks + 0x20'0fff});
+    for (std::uint64_t n = 0; n < 3; ++n) {
+        CHECK_FALSE(has(tlb, blocks + 0x1f'f000, context_number(n)));
+        CHECK_FALSE(tlb.lookup({blocks + 0x20'0000, context_number(n), 1ULL << 21}));
+    }
+}
+
+TEST_CASE("contexts of an address space, and of a VMID", "[smmu][context]") {
+    context_table contexts;
+    REQUIRE(contexts.allocate(128, 20));
+    const auto of = [](std::uint16_t vm, std::uint16_t space) {
+        return translation_tag{stream_world::ns_el1, vmid{vm}, asid{space}};
+    };
+    const auto named = [&](const invalidation_scope& scope) {
+        return contexts.contexts_of(scope).load();
+    };
+    std::uint64_t first = 0;
+    std::uint64_t second = 0;
+    for (std::uint64_t i = 0; i < 70; ++i) {
+        const auto* const made =
+            contexts.intern({.tag = of(1, i % 2 == 0 ? 4 : 5), .parameters = {i}});
+        REQUIRE(made != nullptr);
+        (i % 2 == 0 ? first : second) |= std::uint64_t{1} << (made->index() % 64);
+    }
+    CHECK(named(invalidation_scope::addresses(of(1, 4), 0, 0xfff, true)) == first);
+    CHECK(named(invalidation_scope::addresses(of(1, 5), 0, 0xfff, true)) == second);
+    CHECK(named(invalidation_scope::addresses(of(2, 5), 0, 0xfff, true)) == 0);
+    const invalidation_scope any{.what = invalidation_scope::kind::any_space, .tag = of(1, 9)};
+    CHECK(named(any) == (first | second));
 }
 
 TEST_CASE("TLB: where no context has entries, no address is looked for", "[tlb][set_associative]") {

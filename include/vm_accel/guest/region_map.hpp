@@ -244,11 +244,11 @@ private:
     [[nodiscard]] bool copy(pa address, std::size_t bytes, F f) const noexcept {
         if (bytes == 0) return true;
         if (!pa_range{address, bytes}.is_valid()) return false;
-        const std::optional<host_run> first = find(address);
-        if (!first) return false;
-        const std::uint64_t offset = raw(address) - raw(first->base);
-        if (bytes <= first->bytes - offset) {
-            f(first->host + offset, 0, bytes);
+        const host_run first = region_of(address);
+        if (first.bytes == 0) return false;
+        const std::uint64_t offset = raw(address) - raw(first.base);
+        if (bytes <= first.bytes - offset) {
+            f(first.host + offset, 0, bytes);
             return true;
         }
         // Across regions: remember each piece, so that all-or-nothing holds

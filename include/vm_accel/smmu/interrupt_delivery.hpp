@@ -42,11 +42,14 @@ private:
     /// To doorbells. One that nobody takes is an error, which has an interrupt
     /// of its own; true = it is to be looked at.
     [[nodiscard]] bool send_messages(const effects& out) noexcept {
-        parts_.interrupts.fetch_add(out.messages_written, std::memory_order_relaxed);
+        if (out.messages_written != 0)
+            parts_.interrupts.fetch_add(out.messages_written, std::memory_order_relaxed);
+        if (!out.has_messages) [[likely]]
+            return false;
         effects failed;
-        for (std::size_t i = 0; i < out.messages.size(); ++i) {
-            const interrupt_message& message = out.messages[i];
+        for (std::size_t i = 0; i < effects::lines; ++i) {
             const auto line = static_cast<wired_interrupt>(i);
+            const interrupt_message message = out.message(line);
             if (!message || parts_.injection.drops(line)) continue;
             parts_.interrupts.fetch_add(1, std::memory_order_relaxed);
             if (!parts_.sink->signal_msi(Assembly::message_requester, pa{message.address},

@@ -243,6 +243,11 @@ public:
         if (!scope.by_address()) epoch_.changed();
         return sweep_due;
     }
+    /// See context_table::contexts_of.
+    [[nodiscard]] const std::atomic<std::uint64_t>&
+    contexts_of(const invalidation_scope& scope) const noexcept {
+        return contexts_.contexts_of(scope);
+    }
     /// Of configurations in slots, and of the tags of their contexts.
     [[nodiscard]] const change_epoch& epoch() const noexcept { return epoch_; }
     [[nodiscard]] change_epoch& epoch() noexcept { return epoch_; }

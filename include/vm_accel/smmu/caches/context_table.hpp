@@ -125,7 +125,19 @@ public:
         fresh->page_sizes_.store(0, std::memory_order_relaxed);
         fresh->references_ = 1;
         fresh->state_ = translation_context::state::in_use;
+        const std::uint64_t bit = std::uint64_t{1} << (fresh->index_ & 63);
+        vm_contexts_[vm_slot(identity.tag)].fetch_or(bit, std::memory_order_seq_cst);
+        space_contexts_[space_slot(identity.tag)].fetch_or(bit, std::memory_order_seq_cst);
         return fresh;
+    }
+
+    /// Which contexts an invalidation by address may be about: see
+    /// invalidation_scope::contexts. Some that are not may be among them.
+    [[nodiscard]] const std::atomic<std::uint64_t>&
+    contexts_of(const invalidation_scope& scope) const noexcept {
+        return scope.what == invalidation_scope::kind::address
+                   ? space_contexts_[space_slot(scope.tag)]
+                   : vm_contexts_[vm_slot(scope.tag)];
     }
 
     void release(const translation_context* context) noexcept {
@@ -206,6 +218,9 @@ private:
     std::array<std::atomic<std::uint32_t>, 6> worlds_{};
     std::array<std::atomic<std::uint32_t>, vm_slots> vms_{};
     std::array<std::atomic<std::uint32_t>, space_slots> spaces_{};
+    // Bit n: contexts whose indexes are n modulo 64.
+    std::array<std::atomic<std::uint64_t>, vm_slots> vm_contexts_{};
+    std::array<std::atomic<std::uint64_t>, space_slots> space_contexts_{};
 };
 
 } // namespace vm_accel::inline v0

@@ -122,7 +122,7 @@ public:
 
     void fill(fill_ticket ticket, const tlb_entry& filled) noexcept {
         sizes_.note(filled); // before the epoch is looked at
-        salts_.note(filled.context);
+        salts_.note(filled.context, filled.global);
         const prepared by = prepare(filled.context, filled.size_log2);
         const std::uint64_t key = by.key(filled.base);
         const std::size_t set = sets::set_of(by.page(key));
@@ -144,14 +144,32 @@ public:
 
 private:
     void remove_all(const invalidation_scope& scope) noexcept {
+        const auto look = [&](std::size_t set) noexcept {
+            for (std::size_t i = set * stride; i < set * stride + Ways; ++i)
+                remove_if_covered(i, scope);
+        };
+        if (!scope.by_address()) return sets::visit_all(look);
         const std::uint64_t sizes = sizes_.sizes();
         const auto [first, final] = sizes_.of(scope);
-        const auto look = [&](std::size_t set) noexcept { remove_covered(set, scope); };
-        if (scope.by_address()) {
-            sets::visit_sets(first, final, sizes, salts_.bits(), look);
-        } else {
-            for (std::size_t set = 0; set < Sets; ++set)
-                look(set);
+        const std::uint64_t salts = salts_.of_sets(scope);
+        const std::uint64_t large = sets::one_page(first, final, sizes); // most often all
+        if (sizes != large) sets::visit_sets(first, final, sizes ^ large, salts, look);
+        for (std::uint64_t rest = large; rest != 0; rest &= rest - 1)
+            remove_page(first, static_cast<unsigned>(std::countr_zero(rest)), salts, scope);
+    }
+    /// Looks closer only at entries of that page, and at those that are being filled. One
+    /// that changes after its state was read gets something newer, or stays what it was.
+    void remove_page(std::uint64_t address, unsigned size_log2, std::uint64_t salts,
+                     const invalidation_scope& scope) noexcept {
+        const std::uint64_t ways = salts_.of_ways();
+        for (; salts != 0; salts &= salts - 1) {
+            const auto at =
+                sets::place_of(address, size_log2, static_cast<unsigned>(std::countr_zero(salts)));
+            for (std::size_t i = at.set * stride; i < at.set * stride + Ways; ++i) {
+                const std::uint64_t state = entries_[i].state.load(std::memory_order_seq_cst);
+                const std::uint64_t key = entries_[i].key.load(std::memory_order_relaxed);
+                if (at.holds(key, ways) || entry::is_busy(state)) remove_if_covered(i, scope);
+            }
         }
     }
 
@@ -172,8 +190,8 @@ private:
     static constexpr std::size_t stride = sets::stride;
     static constexpr std::size_t nowhere = ~std::size_t{0};
 
-    /// Brings an entry home, and what was there to its place, if anybody has used
-    /// that; if not it goes. Not while an invalidation may have passed one of the two and not the
+    /// Brings an entry home, and what was there to its place, if anybody has used that; if
+    /// not it goes. Not while an invalidation may have passed one of the two and not the
     /// other; one that begins later finds both busy, or where they are then.
     void bring_home(std::size_t home, std::size_t from) noexcept
         requires(marks_touched)
@@ -364,10 +382,6 @@ private:
         return held;
     }
 
-    void remove_covered(std::size_t set, const invalidation_scope& scope) noexcept {
-        for (unsigned w = 0; w < Ways; ++w)
-            remove_if_covered(set * stride + w, scope);
-    }
     /// Empties an entry that the scope covers, or may come to cover. Never waits.
     void remove_if_covered(std::size_t index, const invalidation_scope& scope) noexcept {
         std::atomic<std::uint64_t>& word = entries_[index].state;

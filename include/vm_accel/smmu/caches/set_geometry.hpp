@@ -45,25 +45,80 @@ struct set_geometry {
         return size_log2 < 64 ? page << size_log2 : 0;
     }
 
-    /// Which of the salts that change the set were ever used.
+    /// Which salts were ever used.
     class used_salts {
     public:
         /// Before a fill looks whether it has been overtaken by an invalidation.
-        void note(std::uint64_t context) noexcept {
-            const std::uint64_t bit = std::uint64_t{1} << (context_index(context) & set_salts);
-            if ((bits_.load(std::memory_order_seq_cst) & bit) == 0)
-                bits_.fetch_or(bit, std::memory_order_seq_cst);
+        void note(std::uint64_t context, bool global) noexcept {
+            const std::uint64_t index = context_index(context);
+            add(sets_, index & set_salts);
+            add(ways_, index >> salt_bits & home_ways);
+            if (global) add(global_sets_, index & set_salts);
         }
-        /// Bit n: contexts whose indexes end in n. For visit_sets, after the
-        /// invalidation is visible to fills.
-        [[nodiscard]] std::uint64_t bits() const noexcept {
-            return bits_.load(std::memory_order_seq_cst);
+        /// Those of sets, where entries are that the scope covers: bit n = contexts
+        /// whose indexes end in n. After the invalidation is visible to fills.
+        [[nodiscard]] std::uint64_t of_sets(const invalidation_scope& scope) const noexcept {
+            const std::uint64_t used = sets_.load(std::memory_order_seq_cst);
+            if (scope.contexts == nullptr) return used;
+            return used & (folded(scope.contexts->load(std::memory_order_seq_cst)) |
+                           global_sets_.load(std::memory_order_seq_cst));
+        }
+        /// Those of home ways. After the invalidation is visible to fills.
+        [[nodiscard]] std::uint64_t of_ways() const noexcept {
+            return ways_.load(std::memory_order_seq_cst);
         }
 
     private:
-        std::atomic<std::uint64_t> bits_{0};
+        static void add(std::atomic<std::uint64_t>& set, std::uint64_t number) noexcept {
+            const std::uint64_t bit = std::uint64_t{1} << number;
+            if ((set.load(std::memory_order_seq_cst) & bit) == 0)
+                set.fetch_or(bit, std::memory_order_seq_cst);
+        }
+        /// Indexes modulo 64, modulo the number of salts.
+        [[nodiscard]] static constexpr std::uint64_t folded(std::uint64_t bits) noexcept {
+            for (unsigned width = 32; width > set_salts; width /= 2)
+                bits |= bits >> width;
+            return bits;
+        }
+
+        std::atomic<std::uint64_t> sets_{0};
+        std::atomic<std::uint64_t> ways_{0};
+        std::atomic<std::uint64_t> global_sets_{0}; ///< of entries that are of every ASID
     };
 
+    /// Where one page lies: for each salt of sets one such set, and there under a key
+    /// that differs from `key` in the salt of home ways alone.
+    struct page_place {
+        std::size_t set = 0;
+        std::uint64_t key = 0;
+        unsigned way_position = 0;
+
+        /// Whether an entry there with that key is of that page, `salts` being the salts
+        /// of home ways that were used.
+        [[nodiscard]] constexpr bool holds(std::uint64_t found,
+                                           std::uint64_t salts) const noexcept {
+            const std::uint64_t rest = std::rotr(found ^ key, static_cast<int>(way_position));
+            return rest <= home_ways && (salts >> rest & 1) != 0;
+        }
+    };
+    [[nodiscard]] static constexpr page_place place_of(std::uint64_t address, unsigned size_log2,
+                                                       unsigned salt) noexcept {
+        const std::uint64_t page = address >> size_log2 ^ std::uint64_t{salt} << salt_shift
+                                                                              << set_shift;
+        return {set_of(page), page << size_log2 ^ size_log2, way_shift + size_log2};
+    }
+
+    /// Those of the sizes whose pages around `first` reach as far as `last`.
+    [[nodiscard]] static constexpr std::uint64_t one_page(std::uint64_t first, std::uint64_t last,
+                                                          std::uint64_t sizes) noexcept {
+        const auto width = static_cast<unsigned>(std::bit_width(first ^ last));
+        return width < 64 ? sizes >> width << width : 0;
+    }
+    template <class Visit>
+    static void visit_all(Visit&& visit) noexcept {
+        for (std::size_t set = 0; set < Sets; ++set)
+            visit(set);
+    }
     /// Calls visit(set) for the sets that can hold pages of [first, last] of these
     /// sizes (bit n = 2^n bytes) and salts; for each set once if they are many.
     template <class Visit>
@@ -71,8 +126,7 @@ struct set_geometry {
                            std::uint64_t salts, Visit&& visit) noexcept {
         if (salts == 0) return; // a size may be noted already: that fill comes too late
         if (rows_in(first, last, sizes) * static_cast<unsigned>(std::popcount(salts)) >= Sets) {
-            for (std::size_t set = 0; set < Sets; ++set)
-                visit(set);
+            visit_all(visit);
             return;
         }
         for (std::uint64_t rest = sizes; rest != 0; rest &= rest - 1) {

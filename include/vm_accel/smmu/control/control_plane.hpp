@@ -103,7 +103,7 @@ public:
 
     /// Makes translations inside the scope unreachable. Constant time but for
     /// scopes by address; the rare sweep is paid by one call in 2^31.
-    void invalidate(const invalidation_scope& scope) noexcept {
+    void invalidate(invalidation_scope scope) noexcept {
         forget(scope);
         queues_[0].invalidated = true;
     }
@@ -112,7 +112,7 @@ public:
     template <command_executor Executor>
     [[nodiscard]] bool execute_for_secure(const spec::command& command, Executor&& executor,
                                           effects& out) noexcept {
-        const command_action action = decode_command<F>(command, registers_.el2_host());
+        command_action action = decode_command<F>(command, registers_.el2_host());
         if (action.what == command_action::kind::illegal) return false;
         consumer from; // the secure queue's CMD_SYNC waits, not one of ours
         execute(from, action, executor, out);
@@ -233,17 +233,13 @@ private:
             if (!complete_sync(from, queue, memory, executor, out)) return;
         }
         for (; budget != 0; --budget) {
+            if (queue.has_none()) return;
             spec::command command;
-            switch (queue.fetch(memory, budget, command)) {
-            case command_fetch::none:
-                return;
-            case command_fetch::failed:
+            if (!queue.fetch(memory, command)) {
                 out |= queue.stop(spec::CERROR_ABT);
                 return;
-            case command_fetch::command:
-                break;
             }
-            const command_action action = decode_command<F>(command, registers_.el2_host());
+            command_action action = decode_command<F>(command, registers_.el2_host());
             if (action.what == command_action::kind::illegal) {
                 out |= queue.stop(spec::CERROR_ILL);
                 return;
@@ -279,7 +275,7 @@ private:
     }
 
     template <class Executor>
-    void execute(consumer& from, const command_action& action, Executor& executor,
+    void execute(consumer& from, command_action& action, Executor& executor,
                  effects& out) noexcept {
         const bool enabled = registers_.smmu_enabled();
         switch (action.what) {
@@ -370,8 +366,10 @@ private:
         return true;
     }
 
-    void forget(const invalidation_scope& scope) noexcept {
+    /// Fills in scope.contexts: a copy would have to wait for what has just been stored.
+    void forget(invalidation_scope& scope) noexcept {
         if (scope.by_address()) {
+            scope.contexts = &configurations_.contexts_of(scope);
             remove(scope);
         } else if (configurations_.invalidate(scope)) {
             remove(invalidation_scope::all());
@@ -394,13 +392,13 @@ private:
     std::array<consumer, register_file<F>::command_queues> queues_{};
     interrupt_router<F> router_;
     grace_period acknowledge_grace_;
+    std::uint64_t syncs_ = 0; // not beside commands_: both together are slower to count
     std::size_t turn_ = 0;
     bool more_ = false; ///< the last service() left commands, or what its caller had
     bool acknowledge_owed_ = false;
     bool resetting_ = false;
     bool owes_sync_ = false;
     std::uint64_t commands_ = 0;
-    std::uint64_t syncs_ = 0;
 };
 
 } // namespace vm_accel::inline v0

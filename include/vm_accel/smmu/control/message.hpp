@@ -39,7 +39,7 @@ void send_message(wired_interrupt line, const interrupt_message& message, Memory
     if (memory.write(pa{message.address}, std::as_bytes(std::span{&data, 1}))) {
         ++out.messages_written;
     } else {
-        out.message(line) = message;
+        out.set_message(line, message);
     }
 }
 

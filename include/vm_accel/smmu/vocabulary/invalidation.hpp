@@ -3,6 +3,7 @@
 
 #include <vm_accel/core/address.hpp>
 
+#include <atomic>
 #include <cstdint>
 
 namespace vm_accel::inline v0 {
@@ -46,6 +47,10 @@ struct invalidation_scope {
     std::uint64_t last = ~0ULL;      ///< last input address covered
     bool leaf_only = false;          ///< walk caches may keep their entries
     std::uint32_t context_index = 0; ///< for kind::context
+    /// By address: bit n = the scope may cover non-global entries of contexts whose
+    /// indexes are n modulo 64. To be read after the invalidation is visible to
+    /// fills. Null = of all contexts.
+    const std::atomic<std::uint64_t>* contexts = nullptr;
 
     [[nodiscard]] static constexpr invalidation_scope all() noexcept { return {}; }
     [[nodiscard]] static constexpr invalidation_scope all_of(stream_world world) noexcept {
