@@ -1,6 +1,7 @@
 #include <vm_accel/os/threads.hpp>
 #include <vm_accel/topology/load.hpp>
 #include <vm_accel/topology/regular.hpp>
+#include <vm_accel/topology/restricted.hpp>
 
 #include <catch2/catch.hpp>
 
@@ -425,6 +426,41 @@ TEST_CASE("regular machines are consistent and have the shape asked for") {
     CHECK(t.caches.size() == 2 * r.cores + r.nodes);
     CHECK(t.nodes[0].memory_bytes == r.machine.bytes_per_node);
     CHECK_FALSE(t.is_this_system());
+}
+
+TEST_CASE("a machine without some CPUs is what hwloc reads of such a machine") {
+    // The file has CPUs 0 to 7 of four cores, of which 3, 6 and 7 are not allowed.
+    const cpu_topology whole = make_topology({1, 1, 4, 2, 0});
+    os::cpu_set left;
+    for (const unsigned cpu : {0u, 1u, 2u, 4u, 5u, 99u})
+        left.insert(cpu);
+    const cpu_topology t = restricted_to(whole, left);
+    check_consistent(t);
+    const cpu_topology read = from_file("restricted");
+    CHECK(t.cpus.size() == read.cpus.size());
+    CHECK(t.cores.size() == read.cores.size());
+    for (std::size_t i = 0; i < t.cpus.size(); ++i) {
+        CHECK(t.cpus[i].os_index == read.cpus[i].os_index);
+        CHECK(t.cpus[i].smt_index == read.cpus[i].smt_index);
+        CHECK(t.cpus[i].core == read.cpus[i].core);
+    }
+    CHECK(caches_of_level(t, 1) == 3);
+    CHECK(caches_of_level(t, 3) == 1);
+}
+
+TEST_CASE("a node that loses its CPUs is memory alone; nothing else changes") {
+    const cpu_topology whole = from_file("four_nodes");
+    CHECK(restricted_to(whole, whole.cpu_set()) == whole);
+    const cpu_topology t = restricted_to(whole, whole.cpu_set() - whole.cpu_set_of_node(1));
+    check_consistent(t);
+    REQUIRE(t.nodes.size() == 4);
+    CHECK(t.nodes[1].cpus.empty());
+    CHECK(t.nodes[1].memory_bytes == whole.nodes[1].memory_bytes);
+    CHECK(t.distances == whole.distances);
+    CHECK(t.cpus.size() == 12);
+    // A core that loses its first thread counts from 0 again.
+    CHECK(restricted_to(whole, os::cpu_set::of(1)).cpus[0].smt_index == 0);
+    CHECK(restricted_to(whole, {}).empty());
 }
 
 TEST_CASE("regular machines that cannot be are empty") {
