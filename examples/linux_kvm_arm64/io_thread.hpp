@@ -13,15 +13,22 @@
 
 namespace linux_vmm {
 
+struct stays_anywhere {
+    void operator()(const char* /*name*/) const noexcept {}
+};
+
 /// Runs from construction to destruction, and calls `work` whenever `bell` rings
-/// or `other_fd` is readable (-1: none). `Work`: void() noexcept.
-template <class Work>
+/// or `other_fd` is readable (-1: none). `Work`: void() noexcept. `Place`, void(name) noexcept,
+/// is called first, on the thread.
+template <class Work, class Place = stays_anywhere>
 class io_thread {
 public:
     /// `name`: at most 15 characters, as the kernel shows it.
-    io_thread(const char* name, vm_accel::os::wakeup& bell, int other_fd, Work work)
-        : bell_(bell), other_fd_(other_fd), work_(std::move(work)), thread_([this, name] {
+    io_thread(const char* name, vm_accel::os::wakeup& bell, int other_fd, Work work,
+              Place place = {})
+        : bell_(bell), other_fd_(other_fd), work_(std::move(work)), thread_([this, name, place] {
               ::pthread_setname_np(::pthread_self(), name);
+              place(name);
               run();
           }) {}
     io_thread(const io_thread&) = delete;

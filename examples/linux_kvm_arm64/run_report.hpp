@@ -3,7 +3,7 @@
 
 #include "block_requests.hpp"
 #include "injector.hpp"
-#include "vcpu_threads.hpp"
+#include "placement.hpp"
 
 #include <vm_accel/guest/interrupt_sink.hpp>
 #include <vm_accel/manager/diagnostic_report.hpp>
@@ -20,13 +20,6 @@ namespace linux_vmm {
 
 /// Everything the report says, as plain data.
 struct run_report {
-    struct vcpu {
-        std::string thread;
-        unsigned planned_cpu = 0;
-        std::optional<unsigned> cpu; ///< read back from the kernel; empty: not pinned
-        unsigned guest_node = 0;
-        std::string reason; ///< of the plan, or why it is not pinned
-    };
     struct memory {
         std::uint64_t base = 0, bytes = 0;
         unsigned guest_node = 0;
@@ -39,7 +32,8 @@ struct run_report {
     using numbers = std::vector<std::pair<std::string_view, std::uint64_t>>;
 
     std::string ended;
-    std::vector<vcpu> vcpus;
+    std::vector<placed_thread> vcpus;
+    std::vector<placed_thread> threads; ///< that run no vCPU
     std::vector<memory> memories;
     numbers smmu;
     double hit_rate = 0;
@@ -71,19 +65,24 @@ struct run_report {
     return out.str();
 }
 
+inline void append_thread(std::ostream& out, const placed_thread& t) {
+    out << t.thread << ": CPU " << (t.cpus.empty() ? "any (not pinned)" : t.cpus) << ", planned "
+        << t.planned;
+    if (t.node) out << ", guest node " << *t.node;
+    out << ": " << t.reason << '\n';
+    if (t.wishes.requested.empty()) return;
+    out << "    asked for " << t.wishes.requested << "; given "
+        << (t.wishes.given.empty() ? "nothing" : t.wishes.given);
+    if (!t.wishes.refused.empty()) out << "; refused: " << t.wishes.refused;
+    out << '\n';
+}
+
 [[nodiscard]] inline std::string to_table(const run_report& report) {
     std::ostringstream out;
     out << "guest: " << report.ended << '\n';
-    for (const auto& v : report.vcpus) {
-        out << v.thread << ": CPU ";
-        if (v.cpu) {
-            out << *v.cpu;
-        } else {
-            out << "any (not pinned)";
-        }
-        out << ", planned " << v.planned_cpu << ", guest node " << v.guest_node << ": " << v.reason
-            << '\n';
-    }
+    for (const auto* threads : {&report.vcpus, &report.threads})
+        for (const placed_thread& t : *threads)
+            append_thread(out, t);
     for (const auto& m : report.memories) {
         out << "RAM 0x" << std::hex << m.base << std::dec << ": " << (m.bytes >> 20)
             << " MiB of guest node " << m.guest_node << ": " << m.pages_on_node << " of " << m.pages
@@ -141,13 +140,18 @@ struct run_report {
         }
         out += ']';
     };
-    list("vcpus", report.vcpus, [&](const run_report::vcpu& v) {
-        append_json(out += "\"thread\":", v.thread);
-        out += ",\"cpu\":" + (v.cpu ? std::to_string(*v.cpu) : std::string{"null"});
-        number("planned_cpu", v.planned_cpu);
-        number("guest_node", v.guest_node);
-        text("reason", v.reason);
-    });
+    const auto thread = [&](const placed_thread& t) {
+        append_json(out += "\"thread\":", t.thread);
+        text("cpus", t.cpus);
+        text("planned_cpus", t.planned);
+        if (t.node) number("guest_node", *t.node);
+        text("reason", t.reason);
+        text("requested", t.wishes.requested);
+        text("given", t.wishes.given);
+        text("refused", t.wishes.refused);
+    };
+    list("vcpus", report.vcpus, thread);
+    list("threads", report.threads, thread);
     list("memory", report.memories, [&](const run_report::memory& m) {
         out += "\"base\":" + std::to_string(m.base);
         number("bytes", m.bytes);

@@ -15,7 +15,11 @@ sample() {
     grep -E ' N[0-9]+=[0-9]{4,}' "/proc/$vmm/numa_maps" | sed 's/^/OUTER: memory /'
     for task in /proc/"$vmm"/task/*; do
         cpus=$(sed -n 's/^Cpus_allowed_list:[[:space:]]*//p' "$task/status")
-        echo "OUTER: thread $(cat "$task/comm") may run on $cpus"
+        # The 19th number of its stat, the 17th after the name.
+        nice=$(sed 's/.*) //' "$task/stat" | sed -E 's/^([^ ]+ ){16}([^ ]+) .*/\2/')
+        name=$(cat "$task/comm")
+        echo "OUTER: thread $name has nice $nice"
+        echo "OUTER: thread $name may run on $cpus"
     done
 }
 

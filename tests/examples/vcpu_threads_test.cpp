@@ -93,8 +93,9 @@ TEST_CASE("vcpu_threads: a guest that does not end is stopped") {
 TEST_CASE("run_report: says which injection was not refused, in both forms") {
     run_report report;
     report.ended = "powered \"off\"\n";
-    report.vcpus.push_back({"vcpu0", 3, 3u, 1, "reason"});
-    report.vcpus.push_back({"vcpu1", 4, {}, 0, "not pinned"});
+    report.vcpus.push_back({"vcpu0", "3", "3", "reason", 1, {"fifo 5; b", "b", "no fifo"}});
+    report.vcpus.push_back({"vcpu1", "4", "", "not pinned", 0});
+    report.threads.push_back({"disk-io", "0-2", "0-2", "left for I/O", {}});
     report.memories.push_back({0x4000'0000, 2 << 20, 0, 1, 512, 511, "local"});
     report.smmu = {{"commands", 5}};
     report.injections = {{"unmapped", 0x10, 1, 1, 2, 2}, {"aborting-ste", 0x11, 1, 1, 2, 1}};
@@ -112,8 +113,11 @@ TEST_CASE("run_report: says which injection was not refused, in both forms") {
     const std::string json = to_json(report);
     for (const char* part :
          {R"("ended":"powered \"off\"\n")",
-          R"({"thread":"vcpu0","cpu":3,"planned_cpu":3,"guest_node":1,"reason":"reason"})",
-          R"("cpu":null)", R"("pages":512,"pages_on_node":511)", R"("commands":5)",
+          R"({"thread":"vcpu0","cpus":"3","planned_cpus":"3","guest_node":1,"reason":"reason",)"
+          R"("requested":"fifo 5; b","given":"b","refused":"no fifo"})",
+          R"("thread":"vcpu1","cpus":"")",
+          R"("threads":[{"thread":"disk-io","cpus":"0-2","planned_cpus":"0-2","reason":"left)",
+          R"("pages":512,"pages_on_node":511)", R"("commands":5)",
           R"("pci_disk":{"reads":7,"writes":0,"flushes":0,"errors":1,)",
           R"("messages":{"sent":9,"refused":2})", R"("writes_refused":1,"refused":false)"}) {
         INFO(part);
@@ -122,10 +126,57 @@ TEST_CASE("run_report: says which injection was not refused, in both forms") {
     CHECK(std::count(json.begin(), json.end(), '{') == std::count(json.begin(), json.end(), '}'));
 
     const std::string table = to_table(report);
-    CHECK(table.find("vcpu1: CPU any (not pinned)") != std::string::npos);
+    CHECK(table.find("vcpu0: CPU 3, planned 3, guest node 1: reason\n"
+                     "    asked for fifo 5; b; given b; refused: no fifo\n") != std::string::npos);
+    CHECK(table.find("vcpu1: CPU any (not pinned), planned 4") != std::string::npos);
+    CHECK(table.find("disk-io: CPU 0-2, planned 0-2: left for I/O\n") != std::string::npos);
     CHECK(table.find("PCI disk: 7 reads") != std::string::npos);
     CHECK(table.find("messages: sent 9 refused 2") != std::string::npos);
     CHECK(table.find("511 of 512 pages on node 1") != std::string::npos);
     report.injections.pop_back();
     CHECK(report.all_refused());
+}
+
+TEST_CASE("placement: what the plan says of a thread, and what became of it") {
+    using namespace vm_accel;
+    vcpu_plan plan;
+    plan.assignments.resize(3);
+    for (unsigned v = 0; v < 3; ++v) {
+        plan.assignments[v].vcpu = v;
+        plan.assignments[v].cpu = 4 + v;
+        plan.assignments[v].reason.append("because");
+    }
+    std::vector<vcpu_pin> pins(2);
+    pins[0].vcpu = 2;
+    pins[0].failure = error{errc::permission_denied, 1, "refused", "ask"};
+    pins[1].vcpu = 0;
+    pins[1].actual = os::cpu_set::of(4);
+    scheduling_outcome& got = pins[1].scheduling;
+    got.requested = {os::thread_priority::fifo(9), {}, core_sharing::this_vm};
+    got.priority.given = os::given_priority{os::thread_priority::fifo(9), true, "SCHED_FIFO 9"};
+    got.sharing.failure = error{errc::unsupported, 22, "no cookies", "none"};
+    const auto said = describe_vcpus(plan, pins, {7, 8, 9});
+    REQUIRE(said.size() == 3);
+    CHECK(said[0].cpus == "4");
+    CHECK(said[0].reason == "because");
+    CHECK(said[0].node == 7);
+    CHECK(said[0].wishes.requested == "fifo 9; cores shared within this VM");
+    CHECK(said[0].wishes.given == "SCHED_FIFO 9");
+    CHECK(said[0].wishes.refused == "no cookies");
+    CHECK(said[1].cpus.empty()); // never placed
+    CHECK(said[1].planned == "5");
+    CHECK(said[1].wishes.requested.empty());
+    CHECK(said[2].reason == "refused");
+    CHECK(said[2].cpus.empty());
+
+    vmm_thread_pin io;
+    io.name.append("disk-io");
+    io.requested = os::cpu_set::of(1) | os::cpu_set::of(2);
+    io.actual = io.requested;
+    io.reason.append("left");
+    const auto threads = describe_threads({io});
+    REQUIRE(threads.size() == 1);
+    CHECK(threads[0].thread == "disk-io");
+    CHECK(threads[0].cpus == "1-2");
+    CHECK_FALSE(threads[0].node);
 }
