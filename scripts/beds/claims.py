@@ -128,6 +128,23 @@ def guest_processors(console, facts):
     return str(facts.vcpus)
 
 
+def guest_nodes(console, facts):
+    rows = re.findall(r"^GUEST: node(\d+) processors (\S+) memory (\d+) kB distances (.*)$",
+                      console.text, re.M)
+    expect([int(row[0]) for row in rows] == list(range(facts.nodes)),
+           f"the guest shows {len(rows)} NUMA nodes instead of {facts.nodes}")
+    for node, _, kib, distances in rows:
+        share = facts.memory // facts.nodes
+        expect(share * 3 // 4 < int(kib) * 1024 <= share,
+               f"node {node} of the guest has {kib} KiB instead of nearly {share >> 10}")
+        told = [int(distance) for distance in distances.split()]
+        expect(len(told) == facts.nodes and told[int(node)] == 10 and
+               all(distance > 10 for other, distance in enumerate(told) if other != int(node)),
+               f"node {node} of the guest is at distances {distances}")
+    return "; ".join(f"node {node}: processors {processors}, distances {distances}"
+                     for node, processors, _, distances in rows)
+
+
 # Bits of the mask that the driver logs (ARM_SMMU_FEAT_*): what only the full SMMU has.
 FULL = {1: "two-level CD tables", 3: "big-endian tables", 4: "PRI", 5: "ATS", 7: "MSI",
         10: "stage 2", 11: "stalls", 12: "EL2", 14: "52-bit input addresses"}
@@ -450,13 +467,39 @@ def disk_file(console, facts):
 
 def pins(console, facts):
     vcpus = console.report().get("vcpus", [])
+    others = console.report().get("threads", [])
     expect(len(vcpus) == facts.vcpus, f"the report names {len(vcpus)} vCPUs, not {facts.vcpus}")
+    for needed in ("disk-io", "pci-disk-io"):
+        expect(any(other["thread"] == needed for other in others), f"the report lacks {needed}")
     seen = dict(re.findall(r"^OUTER: thread (\S+) may run on (\S+)$", console.text, re.M))
-    for vcpu in vcpus:
-        thread, cpu = vcpu["thread"], str(vcpu["cpu"])
+    for each in [*vcpus, *others]:
+        thread, cpus = each["thread"], each["cpus"]
         expect(thread in seen, f"no thread {thread} was seen from outside")
-        expect(seen[thread] == cpu, f"{thread} may run on {seen[thread]}, the report says {cpu}")
-    return ", ".join(f"{vcpu['thread']} on processor {vcpu['cpu']}" for vcpu in vcpus)
+        expect(seen[thread] == cpus, f"{thread} may run on {seen[thread]}, the report says {cpus}")
+        expect(cpus == each["planned_cpus"], f"{thread} was to run on {each['planned_cpus']}")
+        expect(each["reason"], f"the report does not say why {thread} is there")
+    for vcpu in vcpus:
+        expect(vcpu["cpus"].isdigit(), f"{vcpu['thread']} has more than one processor")
+    return "; ".join(f"{each['thread']} on {each['cpus']} ({each['reason']})"
+                     for each in [*vcpus, *others])
+
+
+def wishes(console, _):
+    seen = dict(re.findall(r"^OUTER: thread (\S+) has nice (\S+)$", console.text, re.M))
+    evidence = []
+    for vcpu in console.report()["vcpus"]:
+        thread, given, refused = vcpu["thread"], vcpu["given"], vcpu["refused"]
+        expect(vcpu["requested"] == "high; cores shared within this VM",
+               f"{thread} asked for {vcpu['requested']}")
+        expect(thread in seen, f"the nice of {thread} was not seen from outside")
+        told = re.search(r"SCHED_OTHER, nice (-?\d+)", given)
+        expect(told or "thread priority" in refused, f"nothing is told of {thread}'s priority")
+        expect(seen[thread] == (told[1] if told else "0"),
+               f"{thread} has nice {seen[thread]}, the report says {given}")
+        expect(("cores shared" in given) != ("core scheduling" in refused),
+               f"nothing is told of {thread}'s core")
+        evidence.append(f"{thread} has {given}" + (f", refused: {refused}" if refused else ""))
+    return "; ".join(evidence)
 
 
 def memory(console, facts):
@@ -521,6 +564,9 @@ CLAIMS = (
           (drop("GUEST: kernel"), (r"GUEST: kernel \S+", "GUEST: kernel 1.0-other"),
            (r"page size \d+", "page size 8"))),
     Claim("the guest sees its vCPUs", guest_processors, ((r"(GUEST: processors) \d+", r"\1 0"),)),
+    Claim("the guest sees its NUMA nodes and their distances", guest_nodes,
+          (drop("GUEST: node1"), (r"(GUEST: node1 .* distances) \d+", r"\1 10"),
+           (r"(GUEST: node0 .* memory) \d+", r"\1 1"))),
     Claim("the guest's own driver set up our SMMU", driver_probed, (drop("ias "),)),
     Claim("the driver found the features that were asked for", driver_features,
           (drop("ias "), (r"\(features 0x[0-9a-f]+\)", "(features 0x00018305)"),
@@ -623,9 +669,14 @@ CLAIMS = (
     Claim("the host finds the guest's writes in the disk files", disk_file,
           (drop("OUTER: disk sha256"), other_checksum("OUTER: disk"),
            drop("OUTER: pci-disk sha256"), other_checksum("OUTER: pci-disk"))),
-    Claim("every vCPU thread is pinned where the report says", pins,
+    Claim("every thread is where the report says, and why is told", pins,
           (drop("OUTER: thread vcpu0"), (r"(thread vcpu0 may run on) \S+", r"\1 0-1"),
-           drop("OUTER: report begin"))),
+           (r"(thread pci-disk-io may run on) \S+", r"\1 7"), (r'"thread":"disk-io"', '"thread":"x"'),
+           (r'("reason":")spread: [^"]*', r"\1"), drop("OUTER: report begin"))),
+    Claim("what each vCPU thread was given is told against what it asked for", wishes,
+          ((r"(thread vcpu0 has nice) \S+", r"\1 7"), (r'("given":"SCHED_OTHER, nice) \S+"', r'\1 0"'),
+           drop("OUTER: thread vcpu0 has nice"), (r'"refused":"core scheduling[^"]*', '"refused":"'),
+           (r'("requested":")high', r"\1normal"))),
     Claim("guest memory lies on the nodes the report says", memory,
           ((r"( N1=)\d+", r"\g<1>7"), (r'("pages_on_node": ?)\d+', r"\g<1>7"))),
     Claim("the report counts what the SMMU did", smmu_numbers,

@@ -210,6 +210,11 @@ fi
 say "kernel $(uname -r)"
 say "processors $(nproc)"
 sed -n '/^KernelPageSize: *\([0-9]*\).*/{s//GUEST: page size \1 KiB/p;q}' /proc/self/smaps
+for node in /sys/devices/system/node/node[0-9]*; do
+    processors=$(cat "$node/cpulist")
+    say "${node##*/} processors ${processors:-none}" \
+        "memory $(sed -n 's/.*MemTotal: *//p' "$node/meminfo") distances $(cat "$node/distance")"
+done
 use "$first"
 say "disk $name on bus $bus in IOMMU group ${group##*/} domain $(cat "$group/type")"
 checksum boot
