@@ -83,6 +83,7 @@
 #include <vm_accel/numa/grant.hpp>
 #include <vm_accel/numa/guest_nodes.hpp>
 #include <vm_accel/numa/guest_ram_request.hpp>
+#include <vm_accel/numa/interleaving.hpp>
 #include <vm_accel/numa/load_balanced.hpp>
 #include <vm_accel/numa/local_first.hpp>
 #include <vm_accel/numa/migration.hpp>
@@ -109,10 +110,12 @@
 #include <vm_accel/os/hvf_abi.hpp>
 #include <vm_accel/os/hvf_calls.hpp>
 #include <vm_accel/os/hvf_functions.hpp>
+#include <vm_accel/os/interleaved_memory.hpp>
 #include <vm_accel/os/isolated_cpus.hpp>
 #include <vm_accel/os/kvm_abi.hpp>
 #include <vm_accel/os/kvm_calls.hpp>
 #include <vm_accel/os/linux_access_counters.hpp>
+#include <vm_accel/os/linux_interleaving.hpp>
 #include <vm_accel/os/linux_mapping.hpp>
 #include <vm_accel/os/linux_memory.hpp>
 #include <vm_accel/os/linux_placement.hpp>

@@ -24,6 +24,14 @@ enum class huge_page_use : std::uint8_t {
     reserve,
 };
 
+/// How a guest node that a strategy spreads over several nodes is laid out. Sized chunks
+/// are bound; weighted interleave is finer, and only preferred, so never strict.
+enum class interleave_use : std::uint8_t {
+    never,          ///< sized chunks
+    if_weights_fit, ///< by the kernel's interleaving, where its weights are the planned ratio
+    set_weights,    ///< the same, setting the weights where they are not: for the whole system
+};
+
 struct guest_ram_request {
     std::uint64_t bytes = 0; ///< total, a multiple of the page size; 0 with a split means its sum
     /// One entry for each guest node, in the order of addresses; empty for RAM
@@ -41,6 +49,8 @@ struct guest_ram_request {
     /// machine has pools of. 0: the platform's huge_page_bytes(). Each guest node has to
     /// be a multiple of it.
     std::uint64_t huge_page_bytes = 0;
+    /// Of ordinary pages only. What came of it is ram_grants::interleaving.
+    interleave_use interleave = interleave_use::never;
 };
 
 /// Checks a request by itself: sizes, sum, multiples of `page`. Returns its total.

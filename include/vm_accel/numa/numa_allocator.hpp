@@ -9,6 +9,7 @@
 #include <vm_accel/core/result.hpp>
 #include <vm_accel/core/roles.hpp>
 #include <vm_accel/numa/guest_ram_request.hpp>
+#include <vm_accel/numa/interleaving.hpp>
 #include <vm_accel/numa/prefault.hpp>
 #include <vm_accel/numa/ram_backing.hpp>
 #include <vm_accel/numa/ram_binding.hpp>
@@ -272,8 +273,12 @@ private:
             memory_, request, chunks.back().offset + chunks.back().bytes, page, grants.sharing);
         if (!mapped) return fail(mapped);
         grants.sealing = ram_backing::seal(memory_, *mapped);
+        if (request.interleave != interleave_use::never && !request.strict && page == 0 &&
+            ram_planning::means_this_system<Memory>(topology_))
+            grants.interleaving =
+                ram_interleaving::realise(memory_, mapped->address, chunks, request.interleave);
         for (ram_chunk& chunk : chunks)
-            chunk.binding = bind(mapped->address + chunk.offset, chunk);
+            if (chunk.weights.empty()) chunk.binding = bind(mapped->address + chunk.offset, chunk);
         for (ram_chunk& chunk : chunks)
             advise(mapped->address + chunk.offset, chunk, request, page, no_pools);
         const bool populated = request.prefault_threads != 0 || page != 0;
@@ -364,7 +369,8 @@ private:
         ++regions_;
         bytes_ += region.bytes();
         if (region.grants().reserved_page_bytes != 0) reserved_bytes_ += region.bytes();
-        for (const grant* given : {&region.grants().sharing, &region.grants().sealing})
+        for (const grant* given :
+             {&region.grants().sharing, &region.grants().sealing, &region.grants().interleaving})
             if (given->is_denied()) last_denial_ = given->cause;
         for (const ram_chunk& chunk : region.chunks()) {
             enforced_ += chunk.binding.state == grant_state::enforced ? 1 : 0;

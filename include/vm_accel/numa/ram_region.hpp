@@ -4,6 +4,7 @@
 #include <vm_accel/core/result.hpp>
 #include <vm_accel/numa/grant.hpp>
 #include <vm_accel/numa/strategy.hpp>
+#include <vm_accel/os/interleaved_memory.hpp>
 #include <vm_accel/os/memory.hpp>
 
 #include <algorithm>
@@ -29,14 +30,17 @@ struct ram_chunk {
     grant huge_pages{};                       ///< and of huge pages, advised or reserved
     grant prefault{};                         ///< and of the populating by threads on the node
     grant locking{};                          ///< and of locking it
+    /// Not empty: interleaved over these nodes; `node` is then any_node.
+    std::vector<os::node_weight> weights{};
 
     friend bool operator==(const ram_chunk&, const ram_chunk&) = default;
 };
 
 /// What the kernel made of wishes that concern a region as a whole.
 struct ram_grants {
-    grant sharing{}; ///< a file that other processes can map
-    grant sealing{}; ///< its size is fixed for good
+    grant sharing{};      ///< a file that other processes can map
+    grant sealing{};      ///< its size is fixed for good
+    grant interleaving{}; ///< enforced where it was done; see numa/interleaving.hpp
     /// Bytes of the pages that back the region, if they come from pools; else 0.
     std::uint64_t reserved_page_bytes = 0;
 
@@ -69,8 +73,16 @@ struct chunk_placement {
     std::vector<pages_on_node> on_nodes{}; ///< the rest, ascending by node
 
     [[nodiscard]] std::uint64_t present() const noexcept { return asked - absent - unknown; }
-    /// Pages that lie on the planned node; while placement is off, any node is.
+    /// Pages that lie on the planned node, or on one of those that the chunk is
+    /// interleaved over; while placement is off, any node is.
     [[nodiscard]] std::uint64_t local() const noexcept {
+        if (!chunk.weights.empty()) {
+            std::uint64_t total = 0;
+            for (const pages_on_node& on : on_nodes)
+                for (const os::node_weight& w : chunk.weights)
+                    total += w.node == on.node ? on.pages : 0;
+            return total;
+        }
         if (chunk.node == any_node) return present();
         for (const pages_on_node& on : on_nodes)
             if (on.node == chunk.node) return on.pages;

@@ -113,6 +113,8 @@ Stream& operator<<(Stream& out, const region_proof& proof) {
         line.append(" MiB: asked for ");
         if (chunk.mode == os::bind_mode::none) {
             line.append("any node");
+        } else if (!chunk.weights.empty()) {
+            line.append(chunk.reason);
         } else {
             line.append(name_of(chunk.mode)).append(" to node ").append_number(chunk.node);
         }
@@ -138,10 +140,19 @@ template <os::memory_platform Memory>
                                 const result<std::vector<unsigned>>& allowed) noexcept {
     const grant& given = chunk.binding;
     if (chunk.mode == os::bind_mode::none || given.is_denied()) return given;
-    if (allowed && std::find(allowed->begin(), allowed->end(), chunk.node) == allowed->end())
+    if (allowed && chunk.weights.empty() &&
+        std::find(allowed->begin(), allowed->end(), chunk.node) == allowed->end())
         return grant::refused(fixed_text<160>{"node "}
                                   .append_number(chunk.node)
                                   .append(" is outside the process's cpuset now"));
+    if (!chunk.weights.empty()) {
+        if constexpr (os::interleavable_memory<Memory>) {
+            const result<std::vector<unsigned>> over = memory.interleaved_over(address);
+            if (over && over->size() != chunk.weights.size())
+                return grant::refused("it is not interleaved over these nodes now");
+        }
+        return given;
+    }
     const result<os::memory_policy> actual = memory.policy_of(address);
     if (!actual && given.state == grant_state::enforced)
         return grant::preferred(

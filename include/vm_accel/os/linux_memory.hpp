@@ -5,6 +5,7 @@
 #if defined(__linux__)
 
 #include <vm_accel/os/descriptor.hpp>
+#include <vm_accel/os/linux_interleaving.hpp>
 #include <vm_accel/os/linux_mapping.hpp>
 #include <vm_accel/os/linux_small_file.hpp>
 #include <vm_accel/os/memory_features.hpp>
@@ -30,7 +31,7 @@ namespace vm_accel::inline v0::os {
 
 /// Models memory_platform, huge_page_pools, lockable_memory and sealable_memory. Stateless; any
 /// thread may call anything.
-struct linux_memory {
+struct linux_memory : linux_interleaving {
     static constexpr std::string_view name = "linux";
     static constexpr bool can_bind = true;
     static constexpr bool is_this_system = true;
