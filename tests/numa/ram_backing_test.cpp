@@ -202,7 +202,8 @@ TEST_CASE("a shared file is sealed; where it is refused the region says so") {
         on_four_nodes well;
         const auto region = well.allocator.allocate(request);
         REQUIRE(region);
-        CHECK(region->grants() == ram_grants{grant::enforced(), grant::enforced(), 0});
+        CHECK(region->grants() ==
+              ram_grants{.sharing = grant::enforced(), .sealing = grant::enforced()});
         CHECK(region->shared(MiB, 2 * MiB) ==
               shared_ram{region->file(), MiB, 2 * MiB, region->data() + MiB});
         CHECK(region->shared(0, 4 * MiB).bytes == 4 * MiB);
