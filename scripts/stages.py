@@ -70,6 +70,24 @@ class Results:
                 return
         self.skipped.append((name, reasons[0]))
 
+    def cases(self, prefix, cases):
+        """Counts test cases of a Catch report; true if one of them failed."""
+        failures = 0
+        for case in cases:
+            overall = case.find("OverallResult")
+            text = "".join(overall.findtext(tag) or "" for tag in ("StdOut", "StdErr")
+                           ) if overall is not None else ""
+            reasons = SKIP.findall(text)
+            name = prefix + case.get("name", "?")
+            if overall is None or overall.get("success") != "true":
+                failures += 1
+                self.fail(name, describe_failure(case))
+            elif reasons:
+                self.skip(name, *reasons)
+            else:
+                self.ok()
+        return failures != 0
+
 
 RUNNING = set()  # the process groups of commands that have not ended
 
@@ -172,20 +190,7 @@ class Build:
             how = f"ended after {LIMIT} s" if status == EXPIRED else f"died with status {status}"
             self.results.fail(f"{prefix}{how}{last}", output)
             return
-        seen_failure = False
-        for case in cases:
-            overall = case.find("OverallResult")
-            text = "".join(t for tag in ("StdOut", "StdErr")
-                           for t in [overall.findtext(tag) or ""]) if overall is not None else ""
-            reasons = SKIP.findall(text)
-            name = prefix + case.get("name", "?")
-            if overall is None or overall.get("success") != "true":
-                seen_failure = True
-                self.results.fail(name, describe_failure(case))
-            elif reasons:
-                self.results.skip(name, *reasons)
-            else:
-                self.results.ok()
+        seen_failure = self.results.cases(prefix, cases)
         for reason in SKIP.findall(output):
             self.results.skip(prefix + "a test", reason)
         if not cases:
@@ -480,6 +485,48 @@ class Stages:
             for reason in reasons:
                 self.results.skip(name, reason)
 
+    def numa_guests(self):
+        """the tests of KVM and of this system's calls on four NUMA nodes, free and confined"""
+        from beds import numa_machine  # here, as only this stage needs it
+        build = self.main_build()
+        if not build.configure() or not build.make("unit_tests"):
+            return
+        machines = [("uneven", ["free", "cpuset:2-3:1-2", "refusing:container", "refusing:mbind"]),
+                    # CPUs of three nodes, one of them with memory that is allowed.
+                    ("holes", ["free", "cpuset:1-4:0,3"])]
+        suites = [()]
+        if self.options.all:
+            suites += [("--kernel-of", later)
+                       for later in [numa_machine.next_suite()] if later is not None]
+        for suite in suites:
+            for layout, ways in machines:
+                command = ["scripts/on-numa", *suite, "--layout", layout, "--limit", 600,
+                           *(word for way in ways for word in ("--as", way)),
+                           build.folder / "tests" / "unit_tests", "-r", "xml", "[kernel],[kvm]"]
+                name = " ".join(["numa_guests:", *suite[1:], layout])
+                status, output = run(command, progress=name)
+                if status == 77:
+                    self.results.skip(name, *SKIP.findall(output))
+                    continue
+                text = re.sub(r"^   \| ", "", output, flags=re.M)
+                for way, (ended, printed) in numa_machine.outcomes(text, ways).items():
+                    self.guest_cases(f"{name} {way}: ", ended, printed)
+
+    def guest_cases(self, prefix, status, printed):
+        """Counts the cases of a Catch report that came over a machine's console."""
+        report = re.search(r"<\?xml .*</Catch>", printed, re.S)
+        try:
+            cases = list(ElementTree.fromstring(report[0]).iter("TestCase")) if report else []
+        except ElementTree.ParseError as error:
+            self.results.fail(f"{prefix}not a report: {error}", printed)
+            return
+        before = len(self.results.skipped)
+        failed = self.results.cases(prefix, cases)
+        if not cases or status is None or (status != 0 and not failed):
+            self.results.fail(f"{prefix}status {status} with {len(cases)} cases", printed)
+        say(f"  {elapsed()} {prefix}{len(cases)} cases, "
+            f"{len(self.results.skipped) - before} skipped")
+
     def slower(self):
         """only with --all: planted defects, a second compiler, repeated concurrent tests"""
         status, output = run([ROOT / "scripts" / "mutants"], progress="planted defects")
@@ -503,10 +550,10 @@ class Stages:
 
 ALL = ["packages", "formatting", "unit", "compile_fail", "structure", "consumers", "programs",
        "benchmarks", "lone_headers", "sanitizers", "threads", "tidy", "models", "walk_oracle",
-       "differential", "arm64", "demo"]
+       "differential", "numa_guests", "arm64", "demo"]
 QUICK = ["formatting", "unit", "compile_fail", "structure"]
 # Each keeps one core busy: what follows one another in a run is done as many at a time as there are.
-ONE_CORE = {"tidy", "models", "walk_oracle", "differential"}
+ONE_CORE = {"tidy", "models", "walk_oracle", "differential", "numa_guests"}
 SLOWER = ["slower"]
 
 

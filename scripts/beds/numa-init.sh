@@ -11,6 +11,10 @@ echo +cpuset > /sys/fs/cgroup/cgroup.subtree_control
 while read -r module; do
     insmod "/modules/$module.ko"
 done < /modules/order
+# 8 MiB of huge pages on each node that has memory.
+for pool in /sys/devices/system/node/node[0-9]*/hugepages/hugepages-2048kB/nr_hugepages; do
+    echo 4 > "$pool"
+done
 stty cols 200
 echo "BED: kernel $(uname -r)"
 for node in /sys/devices/system/node/node[0-9]*; do

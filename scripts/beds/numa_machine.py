@@ -1,8 +1,9 @@
 """An emulated x86-64 machine with four NUMA nodes, Debian's kernel in it, and programs run there.
 
 The processor is emulated too (with AMD's virtualisation, so /dev/kvm works inside), which makes the
-machine the same everywhere; only its speed is not to be measured. Programs are this machine's own:
-they go in with their shared libraries.
+machine the same everywhere; only its speed is not to be measured. All its processors take turns in
+one thread of the emulator: with a thread each, QEMU 7.2 can hang while /dev/kvm is first opened,
+and takes more time in all. Programs are this machine's own: they go in with their shared libraries.
 """
 
 import contextlib
@@ -31,6 +32,10 @@ PROCESSOR = ("EPYC,+svm,+npt,-rdseed,-sha-ni,-fxsr-opt,-misalignsse,-3dnowprefet
 CONTAINER_CALLS = "get_mempolicy,set_mempolicy,mbind,move_pages,migrate_pages"
 
 
+class NotHere(BedError):
+    """This machine's programs do not run in the emulated one."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Layout:
     """Nodes as (CPUs, MiB of memory), and the distances between them, row by row."""
@@ -40,6 +45,7 @@ class Layout:
     distances: tuple
     bandwidths: tuple = ()  # MiB/s that each node's memory gives its nearest CPUs, told by firmware
     latencies: tuple = ()  # ns, with bandwidths
+    words: str = ""  # of the kernel command line
 
     def cpus(self, node):
         first = sum(count for count, _ in self.nodes[:node])
@@ -54,9 +60,10 @@ LAYOUTS = {
                      bandwidths=(20480, 10240, 10240, 5120), latencies=(90, 90, 110, 110)),
     # Node 2 is a socket without memory, near 1; node 3 is memory behind a link, near 0. (The
     # kernel takes no bandwidths from firmware that has a node without memory.)
-    "holes": Layout("a node without memory and a node without CPUs",
+    "holes": Layout("a node without memory and a node without CPUs; CPU 3 is isolated",
                     ((2, 320), (2, 256), (1, 0), (0, 320)),
-                    ((10, 20, 24, 17), (20, 10, 14, 28), (24, 14, 10, 30), (17, 28, 30, 10))),
+                    ((10, 20, 24, 17), (20, 10, 14, 28), (24, 14, 10, 30), (17, 28, 30, 10)),
+                    words="isolcpus=3"),
 }
 # How a program is confined: {name: words of the command that goes before it}.
 WAYS = {
@@ -70,8 +77,8 @@ WAYS = {
 def prepare(suite=None):
     """(kernel image, modules folder, busybox, refuse-calls): downloaded or built once."""
     if os.uname().machine != "x86_64":
-        raise BedError("the machine with four nodes runs this machine's x86-64 programs, and this "
-                       f"machine is {os.uname().machine}")
+        raise NotHere("the machine with four nodes runs x86-64 programs, and this machine's are for "
+                      + os.uname().machine)
     debian.require_tools(EMULATOR, "dpkg-deb", "strip")
     AMD64.mkdir(parents=True, exist_ok=True)
     with locked():
@@ -101,6 +108,19 @@ def kernel(suite):
     release = image.name.split("-", 1)[1]
     return image, next(path for path in (folder / "lib/modules" / release,
                                          folder / "usr/lib/modules" / release) if path.exists())
+
+
+def next_suite():
+    """The Debian release after this machine's, or None where the mirror has no such kernel."""
+    suite = debian.next_codename(debian.host_codename())
+    if suite is None or os.uname().machine != "x86_64":
+        return None
+    try:
+        with locked():
+            kernel(suite)
+    except debian.NotInArchive:
+        return None
+    return suite
 
 
 def busybox():
@@ -146,7 +166,7 @@ def command_of(layout, image, initrd):
             words += ["-numa", f"dist,src={source},dst={target},val={distance}"]
     words += bandwidth_words(layout, with_cpus)
     return words + ["-serial", "stdio", "-kernel", str(image), "-initrd", str(initrd),
-                    "-append", "console=ttyS0 quiet panic=-1"]
+                    "-append", f"console=ttyS0 quiet panic=-1 {layout.words}"]
 
 
 def bandwidth_words(layout, with_cpus):

@@ -87,8 +87,10 @@ using page_counts = std::map<int, std::uint64_t>; ///< pages by node, or by minu
     return at == std::string::npos ? 0 : std::stoull(text.substr(at + 8)) * 1024;
 }
 
-[[nodiscard]] inline std::set<unsigned> status_list(const std::string& key) {
-    const std::string text = text_of("/proc/self/status");
+/// A list in /proc about the process's main thread, or about the calling thread.
+[[nodiscard]] inline std::set<unsigned> status_list(const std::string& key,
+                                                    const std::string& path = "/proc/self/status") {
+    const std::string text = text_of(path);
     const std::size_t at = text.find(key + ":");
     if (at == std::string::npos) return {};
     const std::size_t from = at + key.size() + 1;
