@@ -5,6 +5,7 @@
 /// threads on the right CPUs, KVM, and the SMMU that the guest's own driver
 /// programs. A disk reaches guest memory, and the GIC with its messages, through
 /// its port of the SMMU only.
+#include "access_watch.hpp"
 #include "device_tree.hpp"
 #include "dma_recorder.hpp"
 #include "guest_bus.hpp"
@@ -126,24 +127,25 @@ guest_nodes describe_nodes(const vcpu_plan& plan, const ram_region& ram, const c
 
 // --- the parts of the report
 
-std::vector<run_report::memory> describe_placement(const ram_region& ram) {
+std::vector<run_report::memory> describe_memory(const region_proof& proof,
+                                                const access_tracking& tracked) {
     std::vector<run_report::memory> out;
-    const result<placement_report> placement = ram.placement();
-    for (std::size_t i = 0; i < ram.chunks().size(); ++i) {
-        const ram_chunk& chunk = ram.chunks()[i];
+    for (std::size_t i = 0; i < proof.chunks.size(); ++i) {
+        const chunk_proof& c = proof.chunks[i];
+        const ram_chunk& chunk = c.placement.chunk;
         run_report::memory m{raw(machine_map::ram_base) + chunk.offset,
                              chunk.bytes,
                              chunk.guest_node,
                              chunk.node,
-                             0,
-                             0,
-                             std::string{chunk.reason.view()}};
-        if (placement) {
-            m.pages = placement->chunks[i].present();
-            m.pages_on_node = placement->chunks[i].local();
-        } else {
-            m.reason = placement.error().cause.view();
-        }
+                             c.placement.present(),
+                             c.placement.local(),
+                             std::string{chunk.reason.view()},
+                             std::string{name_of(chunk.mode)},
+                             std::string{name_of(c.binding.state)},
+                             std::string{name_of(proof.source)},
+                             tracked.regions[i]};
+        if (chunk.mode != os::bind_mode::none) m.requested += " to node " + std::to_string(m.node);
+        if (!c.binding.cause.empty()) m.given += " (" + std::string{c.binding.cause.view()} + ")";
         out.push_back(std::move(m));
     }
     return out;
@@ -311,8 +313,10 @@ int run(const options& wanted) {
     disk.freeze_after(wanted.suspend_after);
 
     // --- the guest runs
+    access_watch watch{host.topology()};
     const auto pin = [&](unsigned vcpu) {
         static_cast<void>(host.vcpus().place_current_thread(vcpu)); // what came of it is reported
+        watch.follow_this_vcpu(vcpu, machine.vcpu_nodes[vcpu]);
     };
     const auto place = [&](const char* name) noexcept {
         static_cast<void>(host.vcpus().place_vmm_thread(name));
@@ -323,6 +327,7 @@ int run(const options& wanted) {
                            [&]() noexcept {
                                while (host.smmu().poll()) {}
                                disk.serve();
+                               watch.look();
                                if (disk.is_frozen()) threads.suspend();
                            },
                            place};
@@ -353,7 +358,11 @@ int run(const options& wanted) {
     report.features = wanted.full_features ? "full" : "stage 1";
     report.vcpus = describe_vcpus(plan, host.vcpus().pins(), machine.vcpu_nodes);
     report.threads = describe_threads(host.vcpus().vmm_threads());
-    report.memories = describe_placement(ram);
+    const region_proof proof = need(host.memory().verify(ram));
+    const access_tracking tracked = watch.track(host.memory(), proof);
+    for (std::size_t i = 0; i < report.vcpus.size() && i < tracked.vcpus.size(); ++i)
+        report.vcpus[i].accesses = tracked.vcpus[i];
+    report.memories = describe_memory(proof, tracked);
     describe_smmu(report, host.smmu().stats(), lines);
     report.disk = disk.statistics();
     if (pci) {

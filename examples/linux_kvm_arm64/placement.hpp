@@ -5,6 +5,7 @@
 
 #include <vm_accel/affinity/thread_pin.hpp>
 #include <vm_accel/affinity/vcpu_plan.hpp>
+#include <vm_accel/numa/access_tracking.hpp>
 
 #include <cstdint>
 #include <optional>
@@ -27,6 +28,7 @@ struct placed_thread {
     std::string reason;             ///< of the plan, or why it is not pinned
     std::optional<unsigned> node{}; ///< of the guest; of a vCPU
     thread_wishes wishes{};
+    vm_accel::local_access_rate accesses{}; ///< of a vCPU, to the memory of its guest node
 };
 
 [[nodiscard]] inline std::string list_of(const vm_accel::os::cpu_set& cpus) {
@@ -61,7 +63,7 @@ struct placed_thread {
 [[nodiscard]] inline placed_thread describe(std::string name, const vm_accel::os::cpu_set& planned,
                                             std::string_view reason,
                                             const vm_accel::thread_pin* pin) {
-    placed_thread out{std::move(name), list_of(planned), {}, std::string{reason}, {}, {}};
+    placed_thread out{std::move(name), list_of(planned), {}, std::string{reason}, {}, {}, {}};
     if (pin == nullptr) return out;
     out.wishes = describe(pin->scheduling);
     if (pin->failure) {

@@ -7,6 +7,7 @@
 
 #include <vm_accel/guest/interrupt_sink.hpp>
 #include <vm_accel/manager/diagnostic_report.hpp>
+#include <vm_accel/numa/access_tracking.hpp>
 
 #include <cstdint>
 #include <optional>
@@ -27,6 +28,10 @@ struct run_report {
         std::uint64_t pages = 0; ///< that exist, as the kernel counts them
         std::uint64_t pages_on_node = 0;
         std::string reason;
+        std::string requested; ///< of the kernel: "bind to node 1"
+        std::string given;     ///< what it holds now, with the cause if it is less
+        std::string located_by;
+        vm_accel::local_access_rate accesses{}; ///< by the vCPUs of its guest node
     };
     /// Numbers of the SMMU, in the order in which they are shown.
     using numbers = std::vector<std::pair<std::string_view, std::uint64_t>>;
@@ -70,6 +75,7 @@ inline void append_thread(std::ostream& out, const placed_thread& t) {
         << t.planned;
     if (t.node) out << ", guest node " << *t.node;
     out << ": " << t.reason << '\n';
+    if (t.node) out << "    local accesses " << t.accesses << '\n';
     if (t.wishes.requested.empty()) return;
     out << "    asked for " << t.wishes.requested << "; given "
         << (t.wishes.given.empty() ? "nothing" : t.wishes.given);
@@ -86,7 +92,9 @@ inline void append_thread(std::ostream& out, const placed_thread& t) {
     for (const auto& m : report.memories) {
         out << "RAM 0x" << std::hex << m.base << std::dec << ": " << (m.bytes >> 20)
             << " MiB of guest node " << m.guest_node << ": " << m.pages_on_node << " of " << m.pages
-            << " pages on node " << m.node << ": " << m.reason << '\n';
+            << " pages on node " << m.node << ": " << m.reason << '\n'
+            << "    asked for " << m.requested << "; given " << m.given << "; located by "
+            << m.located_by << "; local accesses " << m.accesses << '\n';
     }
     out << "SMMU, " << report.features << " features:";
     for (const auto& [name, value] : report.smmu)
@@ -130,6 +138,11 @@ inline void append_thread(std::ostream& out, const placed_thread& t) {
         append_json(out += ',', name);
         append_json(out += ':', value);
     };
+    const auto accesses = [&](const vm_accel::local_access_rate& local) {
+        const bool known = local.source != vm_accel::access_source::none;
+        out += ",\"local_access_rate\":" + (known ? of_number(local.rate) : std::string{"null"});
+        text("local_access_source", name_of(local.source));
+    };
     const auto list = [&](std::string_view name, const auto& items, auto&& write) {
         append_json(out += ',', name);
         out += ":[";
@@ -149,6 +162,7 @@ inline void append_thread(std::ostream& out, const placed_thread& t) {
         text("requested", t.wishes.requested);
         text("given", t.wishes.given);
         text("refused", t.wishes.refused);
+        if (t.node) accesses(t.accesses);
     };
     list("vcpus", report.vcpus, thread);
     list("threads", report.threads, thread);
@@ -160,6 +174,10 @@ inline void append_thread(std::ostream& out, const placed_thread& t) {
         number("pages", m.pages);
         number("pages_on_node", m.pages_on_node);
         text("reason", m.reason);
+        text("requested", m.requested);
+        text("given", m.given);
+        text("located_by", m.located_by);
+        accesses(m.accesses);
     });
     text("features", report.features);
     out += ",\"smmu\":{\"hit_rate\":" + of_number(report.hit_rate);

@@ -523,6 +523,39 @@ def memory(console, facts):
     return ", ".join(f"{region['bytes'] >> 20} MiB on node {region['node']}" for region in regions)
 
 
+def local_accesses(console, facts):
+    report = console.report()
+    regions = report.get("memory", [])
+    vcpus = report.get("vcpus", [])
+    for region in regions:
+        wanted = f"bind to node {region['node']}"
+        expect(region.get("requested") == wanted, f"asked for {region.get('requested')}, not {wanted}")
+        expect(region.get("given") == "enforced", f"{wanted} was given as {region.get('given')}")
+        expect(region.get("located_by") == "query of pages",
+               f"pages are located by {region.get('located_by')}")
+    used = {vcpu["guest_node"] for vcpu in vcpus}
+    in_use = [region for region in regions if region["guest_node"] in used]
+    expect(in_use, "no memory belongs to a vCPU's guest node")
+    sources = set()
+    for name, part in ([(vcpu["thread"], vcpu) for vcpu in vcpus] +
+                       [(f"RAM of guest node {region['guest_node']}", region) for region in in_use]):
+        source, rate = part.get("local_access_source"), part.get("local_access_rate")
+        expect(source in ("placement estimate", "hardware counter"),
+               f"{name}: the source of the local access rate is {source}")
+        # Pinned beside their memory, vCPUs have all of it on their own node.
+        expect(rate == 1 if source == "placement estimate" else 0 < rate <= 1,
+               f"{name}: a local access rate of {rate}")
+        sources.add(source)
+    facts_given = next((backend["facts"] for backend in report["acceleration"]["backends"]
+                        if backend["role"] == "memory"), {})
+    expect(facts_given.get("pages on wrong nodes") == 0,
+           f"{facts_given.get('pages on wrong nodes')} pages on wrong nodes")
+    expect(facts_given.get("local access rate by") in sources,
+           "the memory backend's report names no source of its local access rate")
+    return (f"{len(regions)} bindings enforced; {len(vcpus)} vCPUs and {len(in_use)} pieces of memory, "
+            f"by {', '.join(sorted(sources))}")
+
+
 def smmu_numbers(console, _):
     smmu = console.report().get("smmu", {})
     names = ("commands", "translations", "hits", "misses", "hit_rate", "events", "interrupts")
@@ -679,6 +712,14 @@ CLAIMS = (
            (r'("requested":")high', r"\1normal"))),
     Claim("guest memory lies on the nodes the report says", memory,
           ((r"( N1=)\d+", r"\g<1>7"), (r'("pages_on_node": ?)\d+', r"\g<1>7"))),
+    Claim("bindings were given as requested, and the rate of local accesses is told with its source",
+          local_accesses,
+          ((r'("given":")enforced', r"\1refused"), (r'("requested":")bind', r"\1prefer"),
+           (r'("local_access_rate":)1\b', r"\g<1>0.4"),
+           (r'("local_access_source":")placement estimate', r"\1guess"),
+           (r'("located_by":")query of pages', r"\1nothing"),
+           (r'("pages on wrong nodes":)0', r"\g<1>7"),
+           (r'("local access rate by":")placement estimate', r"\1unknown"))),
     Claim("the report counts what the SMMU did", smmu_numbers,
           ((r'("commands": ?)\d+', r"\g<1>0"), (r'("translations": ?)\d+', r"\g<1>0"),
            (r'("events": ?)\d+', r"\g<1>0"), (r'("hit_rate": ?)[\d.e+-]+', r"\g<1>0"),

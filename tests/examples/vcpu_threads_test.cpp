@@ -94,9 +94,11 @@ TEST_CASE("run_report: says which injection was not refused, in both forms") {
     run_report report;
     report.ended = "powered \"off\"\n";
     report.vcpus.push_back({"vcpu0", "3", "3", "reason", 1, {"fifo 5; b", "b", "no fifo"}});
+    report.vcpus[0].accesses = {.75, vm_accel::access_source::placement_estimate};
     report.vcpus.push_back({"vcpu1", "4", "", "not pinned", 0});
     report.threads.push_back({"disk-io", "0-2", "0-2", "left for I/O", {}});
-    report.memories.push_back({0x4000'0000, 2 << 20, 0, 1, 512, 511, "local"});
+    report.memories.push_back({0x4000'0000, 2 << 20, 0, 1, 512, 511, "local", "bind to node 1",
+                               "enforced", "query of pages"});
     report.smmu = {{"commands", 5}};
     report.injections = {{"unmapped", 0x10, 1, 1, 2, 2}, {"aborting-ste", 0x11, 1, 1, 2, 1}};
     CHECK(line_of(report.injections[0]) ==
@@ -114,7 +116,10 @@ TEST_CASE("run_report: says which injection was not refused, in both forms") {
     for (const char* part :
          {R"("ended":"powered \"off\"\n")",
           R"({"thread":"vcpu0","cpus":"3","planned_cpus":"3","guest_node":1,"reason":"reason",)"
-          R"("requested":"fifo 5; b","given":"b","refused":"no fifo"})",
+          R"("requested":"fifo 5; b","given":"b","refused":"no fifo",)"
+          R"("local_access_rate":0.75,"local_access_source":"placement estimate"})",
+          R"("requested":"bind to node 1","given":"enforced","located_by":"query of pages",)"
+          R"("local_access_rate":null,"local_access_source":"unknown"})",
           R"("thread":"vcpu1","cpus":"")",
           R"("threads":[{"thread":"disk-io","cpus":"0-2","planned_cpus":"0-2","reason":"left)",
           R"("pages":512,"pages_on_node":511)", R"("commands":5)",
@@ -127,6 +132,7 @@ TEST_CASE("run_report: says which injection was not refused, in both forms") {
 
     const std::string table = to_table(report);
     CHECK(table.find("vcpu0: CPU 3, planned 3, guest node 1: reason\n"
+                     "    local accesses 75.0 % (placement estimate)\n"
                      "    asked for fifo 5; b; given b; refused: no fifo\n") != std::string::npos);
     CHECK(table.find("vcpu1: CPU any (not pinned), planned 4") != std::string::npos);
     CHECK(table.find("disk-io: CPU 0-2, planned 0-2: left for I/O\n") != std::string::npos);
