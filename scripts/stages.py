@@ -174,12 +174,13 @@ class Build:
             self.results.fail(f"{self.name}: build", output)
         return False
 
-    def catch(self, program, env=None):
-        """Runs a Catch program and counts its test cases."""
+    def catch(self, program, env=None, runner=()):
+        """Runs a Catch program and counts its test cases; `runner` is put before its path."""
         path = self.folder / "tests" / program
         report = self.folder / f"{program}.xml"
         report.unlink(missing_ok=True)
-        status, output = run([path, "-r", "xml", "-o", report], env, f"{program} ({self.name})")
+        status, output = run([*runner, path, "-r", "xml", "-o", report], env,
+                             f"{program} ({self.name})")
         prefix = f"{self.name}/{program}: "
         try:
             cases = list(ElementTree.parse(report).getroot().iter("TestCase"))
@@ -527,6 +528,36 @@ class Stages:
         say(f"  {elapsed()} {prefix}{len(cases)} cases, "
             f"{len(self.results.skipped) - before} skipped")
 
+    def windows(self):
+        """only with --all: portable tests and programs built for Windows, run under Wine"""
+        status, output = run(["scripts/setup", "--check", "windows"])
+        if status != 0:
+            self.results.fail("windows: packages", f"{output}scripts/setup windows installs them")
+            return
+        layers = "affinity;core;guest;hypervisor;manager;numa;os;smmu;topology"
+        build = Build(self.results, "windows", "release", "-DCMAKE_CXX_FLAGS_RELEASE=-O1",
+                      f"-DVM_ACCEL_TEST_LAYERS={layers}",
+                      f"-DCMAKE_TOOLCHAIN_FILE={ROOT}/cmake/x86_64-w64-mingw32.cmake")
+        if build.make("unit_tests"):
+            build.catch("unit_tests.exe", runner=["scripts/on-windows"])
+        # What each program must end with, and say.
+        programs = [
+            ("windows_whpx", [], 77, r"^SKIP: WHPX: WinHvPlatform\.dll is not there; switch on the "
+                                     r"Windows feature"),
+            ("windows_whpx", ["--backend", "software"], 0, r"^206 checks passed, 0 failed"),
+            ("host_report", ["2"], 0, r"binding unsupported.*pages 4096 on node 0, 0 absent"),
+            ("quick_start", [], 0, r"pinned as planned")]
+        for name, arguments, wanted, words in programs:
+            told = " ".join(["windows:", name, *arguments])
+            if not build.make(f"example_{name}"):
+                continue
+            found = next(build.folder.glob(f"examples/**/example_{name}.exe"))
+            status, output = run(["scripts/on-windows", found, *arguments], progress=told)
+            if status == wanted and re.search(words, output, re.M):
+                self.results.ok()
+            else:
+                self.results.fail(told, f"status {status}, not {wanted} with '{words}'\n{output}")
+
     def slower(self):
         """only with --all: planted defects, a second compiler, repeated concurrent tests"""
         status, output = run([ROOT / "scripts" / "mutants"], progress="planted defects")
@@ -554,7 +585,7 @@ ALL = ["packages", "formatting", "unit", "compile_fail", "structure", "consumers
 QUICK = ["formatting", "unit", "compile_fail", "structure"]
 # Each keeps one core busy: what follows one another in a run is done as many at a time as there are.
 ONE_CORE = {"tidy", "models", "walk_oracle", "differential", "numa_guests"}
-SLOWER = ["slower"]
+SLOWER = ["windows", "slower"]
 
 
 def sources():

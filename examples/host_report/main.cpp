@@ -8,7 +8,7 @@
 /// plan is then made for that machine, and no RAM is allocated.
 #include <vm_accel/affinity/affinity.hpp>
 #include <vm_accel/affinity/fixed_platform.hpp>
-#include <vm_accel/affinity/linux_platform.hpp>
+#include <vm_accel/affinity/native_platform.hpp>
 #include <vm_accel/numa/local_first.hpp>
 #include <vm_accel/numa/numa_allocator.hpp>
 #include <vm_accel/topology/load.hpp>
@@ -91,7 +91,7 @@ int main(int argc, char** argv) {
         affinity<fixed_platform> vcpus{fixed_platform{*described}};
         return show_plan(vcpus, count, policy);
     }
-    affinity<linux_platform> vcpus;
+    affinity<native_platform> vcpus;
     if (const int status = show_plan(vcpus, count, policy); status != 0) return status;
     return show_memory(vcpus.topology());
 }

@@ -7,7 +7,7 @@ asm(".section .rodata\n"
     "payload_image_begin:\n"
     ".incbin \"" PAYLOAD_IMAGE "\"\n"
     "payload_image_end:\n"
-    ".previous\n");
+    ".text\n");
 extern "C" const std::byte payload_image_begin[];
 extern "C" const std::byte payload_image_end[];
 

@@ -16,7 +16,7 @@ using namespace vm_accel;
 // What this VMM uses. Leave a line out, and what it stands for is not compiled.
 using accelerator =
     acceleration_manager<region_map,                                         // guest memory
-                         affinity<linux_platform>,                           // vCPUs
+                         affinity<native_platform>,                          // vCPUs
                          numa_allocator<local_first>,                        // RAM
                          smmu<set_associative<64, 8>, bitmap_streams<256>>>; // devices
 

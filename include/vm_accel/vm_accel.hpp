@@ -9,6 +9,7 @@
 #include <vm_accel/affinity/ios_platform.hpp>
 #include <vm_accel/affinity/linux_platform.hpp>
 #include <vm_accel/affinity/macos_platform.hpp>
+#include <vm_accel/affinity/native_platform.hpp>
 #include <vm_accel/affinity/pin_reason.hpp>
 #include <vm_accel/affinity/planner.hpp>
 #include <vm_accel/affinity/platform.hpp>

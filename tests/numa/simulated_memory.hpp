@@ -18,6 +18,22 @@ namespace vm_accel_test {
 
 using namespace vm_accel;
 
+/// Windows has no std::aligned_alloc.
+inline void* allocate(std::size_t alignment, std::size_t bytes) {
+#if defined(_WIN32)
+    return ::_aligned_malloc(bytes, alignment);
+#else
+    return std::aligned_alloc(alignment, bytes);
+#endif
+}
+inline void release(void* memory) {
+#if defined(_WIN32)
+    ::_aligned_free(memory);
+#else
+    std::free(memory);
+#endif
+}
+
 struct simulated_machine {
     // What it refuses.
     std::optional<error> refuse_bind{};
@@ -85,7 +101,7 @@ struct simulated_memory {
             return tl::unexpected<error>{*machine->refuse_shared};
         const std::size_t alignment = request.alignment == 0 ? 4096 : request.alignment;
         const std::size_t bytes = (request.bytes + alignment - 1) / alignment * alignment;
-        auto* const address = static_cast<std::byte*>(std::aligned_alloc(alignment, bytes));
+        auto* const address = static_cast<std::byte*>(allocate(alignment, bytes));
         const std::lock_guard lock{machine->mutex};
         machine->mapped.push_back({address, request.bytes, 0, os::bind_mode::none});
         return os::raw_mapping{address, request.bytes, request.shared_file ? 1000 : -1};
@@ -96,7 +112,7 @@ struct simulated_memory {
         std::erase_if(machine->mapped, [&](const auto& m) {
             return m.address == mapping.address && m.bytes == mapping.bytes;
         });
-        std::free(mapping.address);
+        release(mapping.address);
     }
     result<> bind(std::byte* address, std::uint64_t bytes, unsigned node,
                   os::bind_mode mode) noexcept {
