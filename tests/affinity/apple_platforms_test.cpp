@@ -19,6 +19,38 @@ void unsupported_with_reason(const result<T>& refused, std::string_view named) {
 
 } // namespace
 
+namespace {
+
+/// A Mac as macos_platform would load it, on any system.
+struct recorded_mac : claims_nothing {
+    static constexpr std::string_view name = macos_platform::name;
+    static constexpr std::string_view why_no_pins = macos_platform::why_no_pins;
+    [[nodiscard]] result<cpu_topology> load() noexcept {
+        return topology_from_sysctl(os::recorded_sysctl{
+            "hw.perflevel0.physicalcpu: 8\nhw.perflevel0.logicalcpu: 8\n"
+            "hw.perflevel0.cpusperl2: 4\nhw.perflevel1.physicalcpu: 2\n"
+            "hw.perflevel1.logicalcpu: 2\nhw.perflevel1.cpusperl2: 2\nhw.nperflevels: 2\n"});
+    }
+};
+
+} // namespace
+
+TEST_CASE("on a Mac vCPUs are planned, performance cores first, and pins refused with the reason",
+          "[affinity]") {
+    affinity<recorded_mac> vcpus;
+    REQUIRE(vcpus.init());
+    const result<vcpu_plan> plan = vcpus.plan(9, vcpu_policy::performance_first);
+    REQUIRE(plan);
+    REQUIRE(plan->assignments.size() == 9);
+    for (unsigned i = 0; i < 9; ++i)
+        CHECK((vcpus.topology().cpus[vcpus.topology().find_cpu(plan->assignments[i].cpu)].kind ==
+               cpu_kind::performance) == (i < 8));
+    const result<> refused = vcpus.pin_current_thread(*plan, 0);
+    REQUIRE_FALSE(refused);
+    CHECK(refused.error() == errc::unsupported);
+    CHECK(refused.error().cause.view().find("binds no thread") != std::string_view::npos);
+}
+
 TEST_CASE("ios_platform answers unsupported, with the reason", "[affinity]") {
     ios_platform ios;
     CHECK_FALSE(ios_platform::can_pin_threads);

@@ -292,8 +292,10 @@ private:
             static_cast<void>(wanted);
             static_cast<void>(who);
             static_cast<void>(pin);
-            return fail(errc::unsupported,
-                        fixed_text<160>{Platform::name}.append(": threads cannot be pinned here"),
+            std::string_view why = "threads cannot be pinned here";
+            if constexpr (requires { std::string_view{Platform::why_no_pins}; })
+                why = Platform::why_no_pins;
+            return fail(errc::unsupported, fixed_text<160>{Platform::name}.append(": ").append(why),
                         "leave placement to the scheduler");
         } else {
             if (Platform::pins_are_real && plan.described)

@@ -12,6 +12,7 @@ namespace vm_accel::inline v0 {
 /// no vCPUs to place; the SMMU's model and the planner work. The same on every system.
 struct ios_platform : claims_nothing {
     static constexpr std::string_view name = "ios";
+    static constexpr std::string_view why_no_pins = "iOS runs no virtual machines of programs";
 
     /// Always `unsupported`.
     [[nodiscard]] result<cpu_topology> load() noexcept { return refuse("its CPUs"); }

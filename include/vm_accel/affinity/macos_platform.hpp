@@ -23,6 +23,8 @@ struct macos_platform : claims_nothing {
     static constexpr std::string_view name = "macos";
     static constexpr bool present = os::macos_scheduling::present;
     static constexpr bool can_set_priority = present;
+    static constexpr std::string_view why_no_pins =
+        "macOS binds no thread to a CPU; a priority chooses the kind of core";
 
     /// Error: unsupported on another system.
     [[nodiscard]] result<cpu_topology> load() noexcept {
