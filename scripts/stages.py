@@ -558,6 +558,19 @@ class Stages:
             else:
                 self.results.fail(told, f"status {status}, not {wanted} with '{words}'\n{output}")
 
+    def macos(self):
+        """only with --all: compiled and linked for macOS, compiled for iOS, with zig; nothing is run"""
+        status, output = run(["scripts/on-macos"], progress="on-macos", limit=BUILD_LIMIT)
+        reasons = SKIP.findall(output)
+        self.results.ok(len(re.findall(r"^ok  ", output, re.M)))
+        failed = re.findall(r"^FAILED (.+)$", output, re.M)
+        for name in failed:
+            self.results.fail(f"on-macos: {name}")
+        if status == 77 and reasons:
+            self.results.skip("scripts/on-macos", *reasons)
+        elif status != 0 and not failed:
+            self.results.fail("scripts/on-macos", output)
+
     def slower(self):
         """only with --all: planted defects, a second compiler, repeated concurrent tests"""
         status, output = run([ROOT / "scripts" / "mutants"], progress="planted defects")
@@ -585,7 +598,7 @@ ALL = ["packages", "formatting", "unit", "compile_fail", "structure", "consumers
 QUICK = ["formatting", "unit", "compile_fail", "structure"]
 # Each keeps one core busy: what follows one another in a run is done as many at a time as there are.
 ONE_CORE = {"tidy", "models", "walk_oracle", "differential", "numa_guests"}
-SLOWER = ["windows", "slower"]
+SLOWER = ["windows", "macos", "slower"]
 
 
 def sources():
