@@ -101,9 +101,8 @@ public:
         }
         switch (function & ~form_64) {
         case convention_version:
-            return outcome{effect::answer, 0x1'0001, 0};
         case version:
-            return outcome{effect::answer, 0x1'0001, 0};
+            return outcome{effect::answer, 0x1'0001, 0}; // 1.1 of both
         case features:
             return outcome{effect::answer,
                            knows(static_cast<std::uint32_t>(x1)) ? 0 : not_supported, 0};
