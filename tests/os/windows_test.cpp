@@ -10,6 +10,7 @@
 
 #include <catch2/catch.hpp>
 
+#include <algorithm>
 #include <cstddef>
 #include <iostream>
 #include <string>
@@ -198,7 +199,8 @@ TEST_CASE("Windows: memory is mapped aligned, zeroed, and on a node") {
     const windows_memory memory;
     CHECK(memory.page_bytes() == 4096);
     for (const std::uint64_t alignment : {std::uint64_t{0}, std::uint64_t{2} << 20}) {
-        const auto mapped = memory.map_near({std::uint64_t{4} << 20, alignment, false}, 0);
+        const auto mapped = memory.map_near({std::uint64_t{4} << 20, alignment, false},
+                                            std::vector<node_part>{{std::uint64_t{4} << 20, 0}});
         REQUIRE(mapped);
         CHECK(
             (alignment == 0 || reinterpret_cast<std::uintptr_t>(mapped->address) % alignment == 0));
@@ -210,6 +212,24 @@ TEST_CASE("Windows: memory is mapped aligned, zeroed, and on a node") {
             REQUIRE(node >= 0);
         memory.unmap(*mapped);
     }
+    // Parts of different nodes lie one after the other.
+    for (const std::uint64_t alignment : {std::uint64_t{0}, std::uint64_t{2} << 20}) {
+        const std::vector<node_part> parts{
+            {std::uint64_t{1} << 20, 0}, {std::uint64_t{1} << 20, node_part::any}, {0x1'0000, 0}};
+        const auto mapped = memory.map_near({0x21'0000, alignment, false}, parts);
+        REQUIRE(mapped);
+        CHECK(
+            (alignment == 0 || reinterpret_cast<std::uintptr_t>(mapped->address) % alignment == 0));
+        REQUIRE(memory.populate(mapped->address, mapped->bytes));
+        memory.unmap(*mapped);
+        // All of it is free again.
+        std::vector<int> nodes(mapped->bytes / 4096, 0);
+        REQUIRE(memory.page_nodes(mapped->address, 4096, nodes));
+        CHECK(std::count(nodes.begin(), nodes.end(), page_absent) ==
+              static_cast<std::ptrdiff_t>(nodes.size()));
+    }
+    CHECK(memory.map_near({0x2000, 0, false}, std::vector<node_part>{{0x1000, 0}}).error() ==
+          errc::invalid_argument);
     CHECK(memory.map({4095, 0, false}).error() == errc::invalid_argument);
     CHECK(memory.map({4096, 0, true}).error() == errc::unsupported);
     CHECK(memory.bind(nullptr, 4096, 0, bind_mode::bind).error() == errc::unsupported);

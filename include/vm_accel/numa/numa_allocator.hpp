@@ -270,7 +270,8 @@ private:
         ram_grants grants;
         grants.reserved_page_bytes = page;
         const result<os::raw_mapping> mapped = ram_backing::map(
-            memory_, request, chunks.back().offset + chunks.back().bytes, page, grants.sharing);
+            memory_, request, chunks, ram_planning::means_this_system<Memory>(topology_), page,
+            grants.sharing);
         if (!mapped) return fail(mapped);
         grants.sealing = ram_backing::seal(memory_, *mapped);
         if (request.interleave != interleave_use::never && !request.strict && page == 0 &&
@@ -324,6 +325,10 @@ private:
         if (chunk.mode == os::bind_mode::none) return {};
         if (!ram_planning::means_this_system<Memory>(topology_))
             return grant::refused("the topology is a description, not this system's");
+        if constexpr (os::node_mapping_memory<Memory>) {
+            return grant::preferred("the system chose this node when it mapped the memory, and "
+                                    "keeps to it while there is room");
+        }
         return ram_binding::bind(memory_, address, chunk.bytes, chunk.node, chunk.mode);
     }
 

@@ -90,12 +90,25 @@ take_stock_of_pools(const Memory& memory, const cpu_topology& topology,
     }
 }
 
-/// Maps memory. Where the file is refused and the request is not strict, the memory
-/// is private, and `sharing` says why. `page`: of pages from pools, or 0.
+/// The nodes of chunks, for platforms that choose them when they map. Not `placed`: any.
+[[nodiscard]] inline std::vector<os::node_part> parts_of(std::span<const ram_chunk> chunks,
+                                                         bool placed) {
+    std::vector<os::node_part> parts;
+    for (const ram_chunk& chunk : chunks)
+        parts.push_back({chunk.bytes, placed && chunk.mode != os::bind_mode::none
+                                          ? chunk.node
+                                          : os::node_part::any});
+    return parts;
+}
+
+/// Maps memory for chunks, near their nodes where that is decided here. Where the file is refused
+/// and the request is not strict, the memory is private, and `sharing` says why. `page`: of pages
+/// from pools, or 0.
 template <os::memory_platform Memory>
 [[nodiscard]] result<os::raw_mapping> map(Memory& memory, const guest_ram_request& request,
-                                          std::uint64_t bytes, std::uint64_t page,
-                                          grant& sharing) noexcept {
+                                          std::span<const ram_chunk> chunks, bool placed,
+                                          std::uint64_t page, grant& sharing) noexcept {
+    const std::uint64_t bytes = chunks.back().offset + chunks.back().bytes;
     // The kernel uses huge pages unasked, too: none is to lie across two guest nodes, of
     // which only one would get it where binding is refused.
     const std::uint64_t huge = memory.huge_page_bytes();
@@ -104,6 +117,9 @@ template <os::memory_platform Memory>
     const auto try_to = [&](bool shared) noexcept -> result<os::raw_mapping> {
         if constexpr (os::huge_page_pools<Memory>) {
             if (page != 0) return memory.map_huge({bytes, alignment, shared}, page);
+        }
+        if constexpr (os::node_mapping_memory<Memory>) {
+            return memory.map_near({bytes, alignment, shared}, parts_of(chunks, placed));
         }
         return memory.map({bytes, alignment, shared});
     };

@@ -8,6 +8,7 @@
 #include <concepts>
 #include <cstddef>
 #include <cstdint>
+#include <span>
 
 namespace vm_accel::inline v0::os {
 
@@ -27,6 +28,22 @@ concept huge_page_pools =
         { t.map_huge(request, bytes) } noexcept -> std::same_as<result<raw_mapping>>;
         { t.populate_huge(address, bytes) } noexcept -> std::same_as<result<>>;
     };
+
+/// A part of a mapping, and the node it is to lie on.
+struct node_part {
+    static constexpr unsigned any = ~0u;
+    std::uint64_t bytes = 0;
+    unsigned node = any; ///< by the operating system's number
+};
+
+/// Memory whose nodes are chosen when it is mapped and not later (Windows). map_near()
+/// is map() of a mapping whose parts, in order and together as long as it is, each
+/// prefer a node; bind() is then not asked. Errors: those of map().
+template <class T>
+concept node_mapping_memory = memory_platform<T> && requires(T t, const mapping_request& request,
+                                                             std::span<const node_part> parts) {
+    { t.map_near(request, parts) } noexcept -> std::same_as<result<raw_mapping>>;
+};
 
 /// Memory that is never swapped out. lock() makes no pages: those that come later
 /// are locked when they come. unmap() ends it.

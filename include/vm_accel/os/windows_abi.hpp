@@ -136,6 +136,22 @@ struct memory_status {
 };
 static_assert(sizeof(memory_status) == 64);
 
+/// MEM_ADDRESS_REQUIREMENTS
+struct address_requirements {
+    void* lowest = nullptr;
+    void* highest = nullptr;
+    std::uint64_t alignment = 0;
+};
+static_assert(sizeof(address_requirements) == 24);
+/// MEM_EXTENDED_PARAMETER: what kind it is, and a number or an address.
+struct extended_parameter {
+    std::uint64_t kind = 0;
+    std::uint64_t value = 0;
+};
+static_assert(sizeof(extended_parameter) == 16);
+inline constexpr std::uint64_t parameter_address_requirements = 1;
+inline constexpr std::uint64_t parameter_numa_node = 2;
+
 /// TOKEN_PRIVILEGES with one entry. The identifier is a LUID, 4-byte aligned.
 struct one_privilege {
     std::uint32_t count = 1;
@@ -156,6 +172,10 @@ inline constexpr std::uint32_t throttle_execution_speed = 1;
 inline constexpr std::uint32_t allocate_commit = 0x1000;
 inline constexpr std::uint32_t allocate_reserve = 0x2000;
 inline constexpr std::uint32_t allocate_large_pages = 0x2000'0000;
+inline constexpr std::uint32_t reserve_placeholder = 0x4'0000;
+inline constexpr std::uint32_t replace_placeholder = 0x4000;
+inline constexpr std::uint32_t preserve_placeholder = 2; ///< of VirtualFree()
+inline constexpr std::uint32_t page_no_access = 1;
 inline constexpr std::uint32_t free_release = 0x8000;
 inline constexpr std::uint32_t page_read_write = 0x04;
 inline constexpr std::uint32_t token_adjust_privileges = 0x20;

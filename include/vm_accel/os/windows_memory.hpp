@@ -1,15 +1,16 @@
 /// Memory and NUMA nodes on Windows. On other systems this header is empty.
 ///
 /// Windows chooses a node when it maps, not later: VirtualAllocExNuma() takes the node
-/// that is preferred, for a whole mapping. What is mapped without one gets each page
-/// on the node of the thread that touches it first, so that the threads which
-/// prefault guest RAM place it. Where a page lies is told by QueryWorkingSetEx().
+/// that is preferred for a mapping, and VirtualAlloc2() for each part of one. What is mapped
+/// without one gets each page on the node of the thread that touches it first, so that the threads
+/// which prefault guest RAM place it. Where a page lies is told by QueryWorkingSetEx().
 #pragma once
 
 #if defined(_WIN32)
 
 #include <vm_accel/core/atomic_view.hpp>
 #include <vm_accel/core/result.hpp>
+#include <vm_accel/os/dynamic_library.hpp>
 #include <vm_accel/os/memory_features.hpp>
 #include <vm_accel/os/memory_platform.hpp>
 #include <vm_accel/os/windows_abi.hpp>
@@ -55,10 +56,22 @@ struct windows_memory {
     [[nodiscard]] result<raw_mapping> map(const mapping_request& request) const noexcept {
         return map_at(request, no_node, 0);
     }
-    /// The same with a preferred node, by its number.
+    /// The same with the nodes that parts of it prefer. Several nodes need Windows 10
+    /// 1803; before, they are left to the first touch. Errors: also invalid_argument
+    /// (parts that are not as long as the mapping, or no such node).
     [[nodiscard]] result<raw_mapping> map_near(const mapping_request& request,
-                                               unsigned node) const noexcept {
-        return map_at(request, node, 0);
+                                               std::span<const node_part> parts) const noexcept {
+        std::uint64_t total = 0;
+        bool same = true;
+        for (const node_part& part : parts) {
+            total += part.bytes;
+            same = same && part.node == parts.front().node;
+        }
+        if (parts.empty() || total != request.bytes)
+            return fail(errc::invalid_argument, "mapping memory: its parts are not the whole",
+                        "give parts that are together as long as the mapping");
+        if (same) return map_at(request, parts.front().node, 0);
+        return map_parts(request, parts);
     }
     /// The same in large pages, which are there at once and never paged out. Errors:
     /// also permission_denied (the account may not lock pages), exhausted (memory is in
@@ -83,13 +96,17 @@ struct windows_memory {
     }
 
     void unmap(const raw_mapping& mapping) const noexcept {
-        if (mapping.address == nullptr) return;
-        // The reservation may begin before the aligned address.
-        basic_information about{};
-        if (::VirtualQuery(mapping.address, as_system<_MEMORY_BASIC_INFORMATION>(&about),
-                           sizeof about) == 0)
-            return;
-        static_cast<void>(::VirtualFree(about.allocation_base, 0, windows_abi::free_release));
+        // One reservation, which may begin before the aligned address, or one for each part.
+        for (std::uint64_t done = 0; mapping.address != nullptr && done < mapping.bytes;) {
+            basic_information about{};
+            if (::VirtualQuery(mapping.address + done, as_system<_MEMORY_BASIC_INFORMATION>(&about),
+                               sizeof about) == 0)
+                return;
+            const auto* const end =
+                static_cast<std::byte*>(about.base_address) + about.region_bytes;
+            static_cast<void>(::VirtualFree(about.allocation_base, 0, windows_abi::free_release));
+            done = static_cast<std::uint64_t>(end - mapping.address);
+        }
     }
 
     /// Nothing can be bound once it is mapped. Error: unsupported, but for `none`.
@@ -99,7 +116,7 @@ struct windows_memory {
         return fail(errc::unsupported,
                     fixed_text<160>{"binding memory to node "}.append_number(node).append(
                         ": Windows chooses nodes when it maps; the first touch decides"),
-                    "prefault with threads of that node, or use map_near()");
+                    "use map_near(), or prefault with threads of that node");
     }
     [[nodiscard]] result<memory_policy> policy_of(const std::byte*) const noexcept {
         return fail(errc::unsupported, "memory policy: Windows does not tell one",
@@ -159,7 +176,7 @@ struct windows_memory {
     }
 
 private:
-    static constexpr unsigned no_node = ~0u;
+    static constexpr unsigned no_node = node_part::any;
 
     /// MEMORY_BASIC_INFORMATION
     struct basic_information {
@@ -234,6 +251,63 @@ private:
         return raw_mapping{static_cast<std::byte*>(address), request.bytes, -1};
     }
 
+    /// Reserves the whole as a placeholder, cuts it into the parts, and puts memory that
+    /// prefers a node in the place of each.
+    [[nodiscard]] static result<raw_mapping> map_parts(const mapping_request& request,
+                                                       std::span<const node_part> parts) noexcept {
+        using allocate_2 = void* __stdcall(void*, void*, std::uint64_t, std::uint32_t,
+                                           std::uint32_t, const void*, std::uint32_t);
+        const result<dynamic_library> base = dynamic_library::open("kernelbase.dll");
+        allocate_2* const allocate_at = base ? base->find<allocate_2>("VirtualAlloc2") : nullptr;
+        if (allocate_at == nullptr || request.shared_file)
+            return map_at(request, node_part::any, 0);
+        const std::uint64_t alignment =
+            std::max<std::uint64_t>(request.alignment, system().allocation_granularity);
+        if (!std::has_single_bit(alignment))
+            return fail(errc::invalid_argument, "mapping memory: an alignment of several bits",
+                        "give a power of two");
+        const windows_abi::address_requirements wanted{nullptr, nullptr, alignment};
+        const windows_abi::extended_parameter aligned{windows_abi::parameter_address_requirements,
+                                                      reinterpret_cast<std::uintptr_t>(&wanted)};
+        void* const whole =
+            allocate_at(nullptr, nullptr, request.bytes,
+                        windows_abi::allocate_reserve | windows_abi::reserve_placeholder,
+                        windows_abi::page_no_access, &aligned, 1);
+        if (whole == nullptr) return map_at(request, node_part::any, 0);
+        auto* const first = static_cast<std::byte*>(whole);
+        std::uint64_t done = 0;
+        for (const node_part& part : parts) {
+            std::byte* const at = first + done;
+            const bool is_last = done + part.bytes == request.bytes;
+            // Cuts this part off the rest; the last one is what is left.
+            if (!is_last &&
+                ::VirtualFree(at, part.bytes,
+                              windows_abi::free_release | windows_abi::preserve_placeholder) == 0)
+                return give_back(first, done, ::GetLastError());
+            const windows_abi::extended_parameter on_node{windows_abi::parameter_numa_node,
+                                                          part.node};
+            if (allocate_at(nullptr, at, part.bytes,
+                            windows_abi::allocate_reserve | windows_abi::allocate_commit |
+                                windows_abi::replace_placeholder,
+                            windows_abi::page_read_write, &on_node,
+                            part.node == node_part::any ? 0 : 1) == nullptr) {
+                const std::uint32_t reason = ::GetLastError();
+                if (!is_last) static_cast<void>(::VirtualFree(at, 0, windows_abi::free_release));
+                return give_back(first, is_last ? done : done + part.bytes, reason);
+            }
+            done += part.bytes;
+        }
+        return raw_mapping{first, request.bytes, -1};
+    }
+    /// Frees `mapped` bytes of parts and the placeholder behind them.
+    [[nodiscard]] static tl::unexpected<error> give_back(std::byte* first, std::uint64_t mapped,
+                                                         std::uint32_t reason) noexcept {
+        static_cast<void>(::VirtualFree(first + mapped, 0, windows_abi::free_release));
+        windows_memory{}.unmap({first, mapped, -1});
+        return fail_with_windows(reason, "mapping memory near nodes",
+                                 "choose nodes of the topology, or ask for less");
+    }
+
     /// Large pages want SeLockMemoryPrivilege, which an account has and a process enables.
     [[nodiscard]] static result<> enable_lock_memory_privilege() noexcept {
         constexpr std::string_view how =
@@ -263,7 +337,8 @@ private:
     static constexpr std::string_view cure = "ask for less, or enlarge the page file";
 };
 
-static_assert(huge_page_pools<windows_memory> && lockable_memory<windows_memory>);
+static_assert(huge_page_pools<windows_memory> && node_mapping_memory<windows_memory> &&
+              lockable_memory<windows_memory>);
 
 } // namespace vm_accel::inline v0::os
 
