@@ -664,7 +664,7 @@ MUTANTS = [
     ("x86-64: RIP-relative operands are four bytes short", "hypervisor/x86_mmio_instruction.hpp",
      "} else if (mod == 0 && rm == 5) {", "} else if (false) {", ["hypervisor/hvf"]),
     ("psci: a vCPU that is starting is started again", "hypervisor/psci.hpp",
-     "if (target->power == power::starting) return {effect::answer, on_pending, 0};", "",
+     "if (now == power::starting) return {effect::answer, on_pending, 0};", "",
      ["hypervisor/hvf"]),
     ("Macs: clusters of level 2 caches are overlooked", "topology/sysctl_topology.hpp",
      "if ((c + 1) % of.cores_per_l2 == 0 || c + 1 == count)", "if (c + 1 == count)",

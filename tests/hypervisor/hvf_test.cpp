@@ -416,7 +416,7 @@ TEST_CASE("psci: calls and what comes of them", "[hypervisor][hvf]") {
     CHECK(begin->context == 3);
     CHECK(call(0xc400'0004, 0x101)->value == 0);
     CHECK(states.call(17, 0x8400'0002, 0, 0, 0)->then == effect::off);
-    CHECK(states.is_off(17));
+    CHECK_FALSE(states.is_on(17));
     CHECK(call(0xc400'0001)->then == effect::suspend);
     CHECK(call(0x8400'0008)->then == effect::shutdown);
     CHECK(call(0x8400'0009)->then == effect::reset);

@@ -120,12 +120,14 @@ public:
     [[nodiscard]] result<bool> before_entry() noexcept {
         hvf_machine<Calls>& machine = seat_.machine();
         const unsigned index = seat_.index();
-        if (const std::optional<psci::start> begin = machine.power.take_start(index)) {
+        if (!machine.power.is_on(index)) {
+            const std::optional<psci::start> begin = machine.power.take_start(index);
+            if (!begin) {
+                seat_.idle(std::chrono::milliseconds{1000});
+                return false;
+            }
             if (const status done = begin_at(*begin); done != status::success)
                 return seat_.failed(done, "CPU_ON");
-        } else if (machine.power.is_off(index)) {
-            seat_.idle(std::chrono::milliseconds{1000});
-            return false;
         }
         // The framework forgets a pending interrupt at each exit, and has masked the
         // timer when it fired; with a GIC of its own it sees to both.

@@ -13,6 +13,7 @@
 #include <cstdint>
 #include <cstring>
 #include <mutex>
+#include <shared_mutex>
 #include <span>
 
 namespace vm_accel::inline v0 {
@@ -94,12 +95,12 @@ public:
     }
 
     [[nodiscard]] bool contains(pa address) noexcept {
-        const std::lock_guard lock{mutex_};
+        const std::shared_lock lock{mutex_};
         return find(address, 1) != nullptr;
     }
     /// Copies out of guest memory; false if not all of it is in one region.
     [[nodiscard]] bool read(pa address, std::span<std::byte> out) noexcept {
-        const std::lock_guard lock{mutex_};
+        const std::shared_lock lock{mutex_};
         const region* const r = find(address, out.size());
         if (r == nullptr) return false;
         std::memcpy(out.data(), r->host + (raw(address) - raw(r->range.base)), out.size());
@@ -122,7 +123,7 @@ private:
     }
 
     std::array<region, capacity> regions_{};
-    std::mutex mutex_{};
+    std::shared_mutex mutex_{};
 };
 
 } // namespace vm_accel::inline v0
