@@ -131,7 +131,9 @@ void tlbi_va_sync(benchmark::State& state) {
     auto& s = the<Policy>();
     measure(state, s, static_cast<std::uint64_t>(state.range(0)), 1,
             [&](std::uint64_t next, std::uint64_t entries) {
-                s.device.send({page_of_first(next % entries), sync});
+                s.device.put(page_of_first(next % entries));
+                s.device.put(sync);
+                s.device.ring();
             });
 }
 

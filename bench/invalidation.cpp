@@ -6,6 +6,8 @@
 ///   nothing_matches  the TLB stays full: another ASID, VMID, stream or page is named
 ///   all_match        everything cached goes; it is put back, untimed, before the next
 ///   one_matches      CMD_TLBI_NH_VA of a cached page
+///   decoded          CMD_CFGI_STE, CMD_CFGI_CD or CMD_CFGI_ALL while the stream's configuration is
+///                    decoded; entries stay, and an access afterwards hits them
 ///   rival_...        what a hash table and an LRU list behind a mutex need for the same; no queue
 /// Argument: entries cached. After all_match and one_matches an access must miss.
 #include "measure.hpp"
@@ -149,6 +151,33 @@ void one_matches(benchmark::State& state) {
             state.SkipWithError("a page was still cached");
     }
 }
+constexpr auto ste_of_first = [](std::uint64_t) {
+    return spec::cmd_cfgi_ste(stream_id{first_stream}, true);
+};
+constexpr auto ste_of_nobody = [](std::uint64_t) {
+    return spec::cmd_cfgi_ste(stream_id{first_stream + 0x1000}, true);
+};
+constexpr auto cd_of_first = [](std::uint64_t) {
+    return spec::cmd_cfgi_cd(stream_id{first_stream}, substream_id{0}, true);
+};
+constexpr auto all_configurations = [](std::uint64_t) { return spec::cmd_cfgi_all(); };
+
+template <class Command>
+void decoded(benchmark::State& state, Command command) {
+    fill(state, entries_of(state));
+    stopwatch watch{state};
+    for (auto _ : state) {
+        const std::uint64_t before = device().iommu().stats().misses;
+        touch(0);
+        if (device().iommu().stats().misses != before)
+            state.SkipWithError("an entry went with the configuration");
+        warm_up(watch, command(0));
+        execute(watch, device(), command(0));
+        watch.keep();
+        synchronise();
+    }
+    if (!device().is_done()) state.SkipWithError("not every command was executed");
+}
 /// The host's own call, timed.
 [[gnu::noinline]] bool forget(stopwatch& watch, stream_id stream) {
     watch.start();
@@ -261,6 +290,13 @@ void none_of(const char* name, Command command) {
         nothing_matches(state, command);
     })->Apply(plain);
 }
+template <class Command>
+void configurations(const char* name, Command command) {
+    benchmark::RegisterBenchmark(name, [=](benchmark::State& state) { decoded(state, command); })
+        ->Arg(4096)
+        ->Iterations(200)
+        ->UseManualTime();
+}
 void rivals(const char* name, void (*run)(benchmark::State&)) {
     for (const int all_go : {0, 1}) {
         few([&](std::int64_t entries, std::int64_t times) {
@@ -296,6 +332,12 @@ int main(int argc, char** argv) {
             ->UseManualTime();
     });
     none_of("512_pages/nothing_matches", range_of_another);
+    benchmark::RegisterBenchmark("cfgi_ste/nothing_matches", [](benchmark::State& state) {
+        nothing_matches(state, ste_of_nobody);
+    })->Arg(4096);
+    configurations("cfgi_ste/decoded", ste_of_first);
+    configurations("cfgi_cd/decoded", cd_of_first);
+    configurations("cfgi_all/decoded", all_configurations);
     rivals("rival_hash", rival_hash);
     rivals("rival_lru", rival_lru);
     benchmark::Initialize(&argc, argv);

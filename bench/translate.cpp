@@ -55,6 +55,15 @@ std::byte* guarded(Port& port, iova address) {
     return guard.translate(address, bytes_asked, access::read).host();
 }
 
+/// Measures the addresses as they are asked for: they must hit, each but for the first time.
+template <class Device, class Port>
+void measure_hits(benchmark::State& state, const shape& asked, Device& d, Port& p) {
+    const only_hits check{state, d.iommu(), asked.pages};
+    go_round(
+        state, asked.order, asked.size_log2, [&](iova address) { return guarded(p, address); },
+        [&](std::uint64_t output) { return d.host_of(output); });
+}
+
 template <class Options, stages Which, class Tlb>
 void hit(benchmark::State& state) {
     const shape asked{state};
@@ -62,10 +71,7 @@ void hit(benchmark::State& state) {
     auto& p = port<Tlb, Options, Which>(asked.size_log2);
     d.map(asked.pages, asked.size_log2);
     d.empty();
-    const only_hits check{state, d.iommu(), asked.pages};
-    go_round(
-        state, asked.order, asked.size_log2, [&](iova address) { return guarded(p, address); },
-        [&](std::uint64_t output) { return d.host_of(output); });
+    measure_hits(state, asked, d, p);
 }
 
 /// Twice as many other pages were cached before, and have been invalidated; their places are taken.
@@ -88,10 +94,7 @@ void hit_aged(benchmark::State& state) {
         for (const iova address : asked.order)
             benchmark::DoNotOptimize(guarded(p, address));
     }
-    const only_hits check{state, d.iommu(), asked.pages};
-    go_round(
-        state, asked.order, asked.size_log2, [&](iova address) { return guarded(p, address); },
-        [&](std::uint64_t output) { return d.host_of(output); });
+    measure_hits(state, asked, d, p);
 }
 
 void hit_mixed(benchmark::State& state) {
@@ -104,10 +107,7 @@ void hit_mixed(benchmark::State& state) {
     benchmark::DoNotOptimize(guarded(p, iova{first_block}));
     for (const iova address : asked.order)
         benchmark::DoNotOptimize(guarded(p, address));
-    const only_hits check{state, d.iommu(), asked.pages};
-    go_round(
-        state, asked.order, asked.size_log2, [&](iova address) { return guarded(p, address); },
-        [&](std::uint64_t output) { return d.host_of(output); });
+    measure_hits(state, asked, d, p);
 }
 
 void hit_held(benchmark::State& state) {

@@ -13,15 +13,15 @@
 #include <cstddef>
 #include <cstdint>
 #include <optional>
+#include <utility>
 
 namespace vm_accel::inline v0 {
 
-/// `Sets` x `Ways` entries. The set is chosen by the input address and six bits
-/// of the context's index, for devices often use the same addresses: an
-/// invalidation by address looks at one set per page size and per combination of
-/// these bits that was ever filled. Neighbouring pages share a set, and each has
-/// a home way of its own there, where it is looked for first. Entries go
-/// elsewhere when their home is taken, and are then found by comparing all ways.
+/// `Sets` x `Ways` entries. The set is chosen by the input address and six bits of the
+/// context's index, for devices often use the same addresses: an invalidation by address looks
+/// at one set per page size and per combination of these bits that its contexts have.
+/// Neighbouring pages share a set, and each has a home way of its own there, where it is looked
+/// for first. Entries go elsewhere when their home is taken, and all ways are compared then.
 ///
 /// What a look-up reads of an entry is half a cache line. Its first word, the
 /// state, has a version in the upper half and the context's tag in the lower.
@@ -146,7 +146,8 @@ private:
     void remove_all(const invalidation_scope& scope) noexcept {
         const auto look = [&](std::size_t set) noexcept {
             for (std::size_t i = set * stride; i < set * stride + Ways; ++i)
-                remove_if_covered(i, scope);
+                remove_if_covered(i, scope, entries_[i].state.load(std::memory_order_seq_cst),
+                                  false);
         };
         if (!scope.by_address()) return sets::visit_all(look);
         const std::uint64_t sizes = sizes_.sizes();
@@ -163,12 +164,14 @@ private:
                      const invalidation_scope& scope) noexcept {
         const std::uint64_t ways = salts_.of_ways();
         for (; salts != 0; salts &= salts - 1) {
-            const auto at =
-                sets::place_of(address, size_log2, static_cast<unsigned>(std::countr_zero(salts)));
+            const auto at = sets::place_of(address, size_log2, std::countr_zero(salts));
             for (std::size_t i = at.set * stride; i < at.set * stride + Ways; ++i) {
                 const std::uint64_t state = entries_[i].state.load(std::memory_order_seq_cst);
                 const std::uint64_t key = entries_[i].key.load(std::memory_order_relaxed);
-                if (at.holds(key, ways) || entry::is_busy(state)) remove_if_covered(i, scope);
+                const auto context = translation_contexts::unpacked(std::uint32_t(state & tags));
+                const bool inside = at.holds(key, ways) &&
+                                    sets::page_in(key, context, size_log2) == address >> size_log2;
+                if (inside || entry::is_busy(state)) remove_if_covered(i, scope, state, inside);
             }
         }
     }
@@ -177,8 +180,8 @@ private:
     static constexpr std::uint64_t tags = entry::tags;
     static constexpr unsigned entry_log2 = 5;
     static_assert(sizeof(entry) == 1U << entry_log2);
-    // Of an output word. A set bit among the lowest is a reason to look closer:
-    // an access that is not allowed, or one of these.
+    // Of an output word. A set bit among the lowest, a permission or one of these, is a reason
+    // to look closer.
     static constexpr unsigned attributes_shift = 52;
     static constexpr std::uint64_t address_bits = 0x000f'ffff'ffff'f000;
     static constexpr unsigned not_memory = 1U << 6;
@@ -360,8 +363,7 @@ private:
                        order);
         owners_[set * stride + way].store(filled.owner_bits(), order);
     }
-    /// What an entry with this state holds. Torn unless the state is still the
-    /// same afterwards.
+    /// What an entry with this state holds. Torn unless it is still the same afterwards.
     [[nodiscard]] tlb_entry held_in(std::size_t index, std::uint64_t state) const noexcept {
         constexpr auto order = std::memory_order_relaxed;
         const std::uint64_t key = entries_[index].key.load(order);
@@ -370,8 +372,7 @@ private:
         held.set_owner(owners_[index].load(order));
         held.context = translation_contexts::unpacked(static_cast<std::uint32_t>(state));
         held.size_log2 = static_cast<std::uint8_t>(key & 0x3f);
-        held.base = (key ^ sets::salt(held.context, held.size_log2)) >> held.size_log2
-                                                                            << held.size_log2;
+        held.base = sets::page_in(key, held.context, held.size_log2) << held.size_log2;
         if ((output & not_memory) == 0) {
             held.host =
                 reinterpret_cast<std::byte*>(held.base + entries_[index].distance.load(order));
@@ -383,20 +384,20 @@ private:
     }
 
     /// Empties an entry that the scope covers, or may come to cover. Never waits.
-    void remove_if_covered(std::size_t index, const invalidation_scope& scope) noexcept {
+    /// `inside`: in that state its page is known to be.
+    void remove_if_covered(std::size_t index, const invalidation_scope& scope, std::uint64_t state,
+                           bool inside) noexcept {
+        constexpr auto order = std::memory_order_relaxed;
         std::atomic<std::uint64_t>& word = entries_[index].state;
-        std::uint64_t state = word.load(std::memory_order_seq_cst);
-        while (!entry::is_empty(state) && (state & tags) != entry::filling_in_vain) {
+        for (; (state & tags) != 0 && (state & tags) != entry::filling_in_vain; inside = false) {
             std::uint64_t then = state & ~tags;
             if (entry::is_busy(state)) {
                 then |= entry::filling_in_vain; // its filler leaves it empty
-            } else if (!tlb_entry::may_be_in(scope,
-                                             owners_[index].load(std::memory_order_relaxed)) ||
-                       !held_in(index, state).covered_by(scope)) {
+            } else if (!tlb_entry::may_be_in(scope, owners_[index].load(order)) ||
+                       !(inside || held_in(index, state).covered_by(scope))) {
                 std::atomic_thread_fence(std::memory_order_acquire);
-                const std::uint64_t now = word.load(std::memory_order_seq_cst);
-                if (now == state) return;
-                state = now;
+                const std::uint64_t was = std::exchange(state, word.load());
+                if (state == was) return;
                 continue;
             }
             if (word.compare_exchange_strong(state, then, std::memory_order_seq_cst)) return;

@@ -102,12 +102,17 @@ struct set_geometry {
         }
     };
     [[nodiscard]] static constexpr page_place place_of(std::uint64_t address, unsigned size_log2,
-                                                       unsigned salt) noexcept {
-        const std::uint64_t page = address >> size_log2 ^ std::uint64_t{salt} << salt_shift
-                                                                              << set_shift;
+                                                       int salt) noexcept {
+        const std::uint64_t page = address >> size_log2 ^ static_cast<std::uint64_t>(salt)
+                                                              << salt_shift << set_shift;
         return {set_of(page), page << size_log2 ^ size_log2, way_shift + size_log2};
     }
 
+    /// The number of the page that a context's entry of that size has under this key.
+    [[nodiscard]] static constexpr std::uint64_t page_in(std::uint64_t key, std::uint64_t context,
+                                                         unsigned size_log2) noexcept {
+        return (key ^ salt(context, size_log2)) >> size_log2;
+    }
     /// Those of the sizes whose pages around `first` reach as far as `last`.
     [[nodiscard]] static constexpr std::uint64_t one_page(std::uint64_t first, std::uint64_t last,
                                                           std::uint64_t sizes) noexcept {

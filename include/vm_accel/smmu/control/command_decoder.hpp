@@ -134,8 +134,8 @@ template <smmu_features F>
 /// of features that are not advertised, of other states and reserved ones, SSec = 1
 /// in a non-secure queue and reserved values of fields are illegal (4.1.3, 4.1.6).
 template <smmu_features F>
-[[nodiscard]] constexpr command_action decode_command(const spec::command& c,
-                                                      bool el2_host = false) noexcept {
+[[nodiscard, gnu::always_inline]] constexpr command_action
+decode_command(const spec::command& c, bool el2_host = false) noexcept {
     using enum spec::opcode;
     using T = spec::CMD_TLBI;
     using G = spec::CMD_CFGI;

@@ -241,16 +241,12 @@ public:
     void start(grace_period& grace) noexcept {
         for (std::size_t i = 0; i < used_ && grace.waiting_ != 0; ++i)
             forget(grace, i);
-        // Parked ports have no guard open, and see all of this when they unpark.
-        grace.active_ = !all_parked();
-        if (!grace.active_) return;
-        // First ask to be told, then look: a guard that closes in between tells,
-        // and one that opens in between still knows that it is to tell.
-        for (std::size_t i = 0; i < used_; ++i)
-            add(slots_[i].attention, 1);
-        barrier();
         grace.waiting_ = 0;
+        grace.active_ = ask(grace);
+        if (!grace.active_) return;
+        barrier();
         for (std::size_t i = 0; i < used_; ++i) {
+            if (grace.seen_[i] == 0) continue;
             const std::uint64_t word = slots_[i].word.load(std::memory_order_acquire);
             const bool open = (word & guard_slot::open_guards) != 0;
             grace.seen_[i] = open ? word : 0;
@@ -326,16 +322,22 @@ private:
             word.store(word.load(std::memory_order_relaxed) + number, std::memory_order_relaxed);
         }
     }
-    [[nodiscard]] bool all_parked() const noexcept {
+    /// Asks to be told by ports that may have a guard open, before anybody looks: a guard
+    /// that closes in between tells, and one that opens in between still knows that it is
+    /// to tell. Parked ports have none open, and see all of this when they unpark; free
+    /// ones, when they are claimed. False = nobody was asked.
+    [[nodiscard]] bool ask(grace_period& grace) noexcept {
         if constexpr (Policy::concurrent) std::atomic_thread_fence(std::memory_order_seq_cst);
+        bool any = false;
         for (std::size_t i = 0; i < used_; ++i) {
-            const guard_slot& slot = slots_[i];
-            if (slot.taken.load(std::memory_order_relaxed) &&
-                (!slot.parked.load(std::memory_order_seq_cst) || slot.is_open())) {
-                return false;
-            }
+            guard_slot& slot = slots_[i];
+            const bool asked = slot.taken.load(std::memory_order_relaxed) &&
+                               (!slot.parked.load(std::memory_order_seq_cst) || slot.is_open());
+            grace.seen_[i] = asked ? 1 : 0;
+            if (asked) add(slot.attention, 1);
+            any = any || asked;
         }
-        return true;
+        return any;
     }
 
     [[no_unique_address]] Policy policy_{};
