@@ -266,6 +266,7 @@
 #include <vm_accel/spec/register_fields.hpp>
 #include <vm_accel/spec/registers.hpp>
 #include <vm_accel/spec/ste.hpp>
+#include <vm_accel/topology/bandwidth_record.hpp>
 #include <vm_accel/topology/cpu_topology.hpp>
 #include <vm_accel/topology/hwloc_load.hpp>
 #include <vm_accel/topology/load.hpp>
