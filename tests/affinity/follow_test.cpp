@@ -235,6 +235,34 @@ TEST_CASE("threads that have ended are told once and forgotten") {
     CHECK(watch.look(platform, host.topology(), {2}, plan, pins, others, true)->none());
 }
 
+TEST_CASE("a thread that becomes another is one thread still") {
+    fixed_affinity host;
+    REQUIRE(host.init());
+    result<> done;
+    REQUIRE(host.configure(3));
+    on_a_thread([&] {
+        for (const unsigned v : {2u, 0u})
+            if (done) done = host.place_current_thread(v);
+    });
+    REQUIRE(done);
+    REQUIRE(host.pins().size() == 1);
+    CHECK(host.pins()[0].vcpu == 0);
+    on_a_thread([&] {
+        done = host.place_current_thread(1);
+        if (done) done = host.place_vmm_thread("io");
+    });
+    REQUIRE(done);
+    CHECK(host.pins().size() == 1);
+    CHECK(host.vmm_threads().size() == 1);
+    REQUIRE(host.configure(1)); // the vCPUs of the plan before are forgotten
+    CHECK(host.pins().empty());
+    CHECK(host.vmm_threads().size() == 1);
+    REQUIRE(host.follow()); // the new plan leaves more to it
+    CHECK(host.vmm_threads()[0].actual == host.vmm_threads()[0].requested);
+    CHECK(host.vmm_threads()[0].requested.count() == 7);
+    CHECK(host.follow()->none());
+}
+
 TEST_CASE("a thread that leaves is forgotten, a plan of the caller's own is kept while it can be") {
     fixed_affinity host{fixed_platform{make_topology({1, 1, 4, 1, 0})}};
     REQUIRE(host.init());

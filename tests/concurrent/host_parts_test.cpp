@@ -118,6 +118,36 @@ TEST_CASE("affinity: configuring, pinning and reading pins at the same time") {
     CHECK(failed.load() == 0);
 }
 
+TEST_CASE("affinity: threads come and go while a cpuset changes and is followed") {
+    affinity<fixed_platform> a;
+    REQUIRE(a.init());
+    REQUIRE(a.configure({8}, {os::thread_priority::fifo(1), {}, core_sharing::this_vm}));
+    std::atomic<unsigned> failed{0};
+    on_threads(4, [&](unsigned me) {
+        for (unsigned round = 0; round < 100; ++round) {
+            if (me == 0) {
+                const os::cpu_set two = os::cpu_set::of(round % 8) | os::cpu_set::of(7);
+                if (!a.platform().allow(round % 2 == 0 ? two : a.topology().cpu_set()) ||
+                    !a.follow())
+                    failed.fetch_add(1);
+            } else if (round % 16 == 15) {
+                a.forget_current_thread();
+            } else {
+                // Refused where the CPU has gone and nobody has followed yet.
+                static_cast<void>(a.place_current_thread((me + round) % 8));
+                if (a.vmm_threads().size() > 1) failed.fetch_add(1);
+                if (me == 1) static_cast<void>(a.place_vmm_thread("io"));
+            }
+        }
+    });
+    CHECK(failed.load() == 0);
+    REQUIRE(a.platform().allow(a.topology().cpu_set()));
+    const auto last = a.follow();
+    REQUIRE(last);
+    CHECK(last->in_place());
+    CHECK(a.follow()->none());
+}
+
 TEST_CASE("the shared topology is loaded once, whoever asks first") {
     std::vector<const void*> seen(4, nullptr);
     on_threads(4, [&](unsigned me) { seen[me] = shared_topology().value_or(nullptr); });

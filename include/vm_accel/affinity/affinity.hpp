@@ -25,6 +25,7 @@
 
 namespace vm_accel::inline v0 {
 
+/// A thread has one place: one that is placed as another vCPU is no longer the one it was.
 /// Threads: any member may be called by any thread at any time, but for init(),
 /// which must return before a reference from topology() is used.
 template <affinity_platform Platform>
@@ -163,6 +164,7 @@ public:
         const result<> done = confine(plan_, pin.requested, pin.name.view(), pin);
         if (!done) pin.failure = done.error();
         pin.scheduling = schedule(scheduling);
+        forget(pin.thread);
         std::erase_if(vmm_threads_,
                       [&](const vmm_thread_pin& known) { return known.name == pin.name; });
         vmm_threads_.push_back(pin);
@@ -174,10 +176,7 @@ public:
     void forget_current_thread() noexcept {
         if constexpr (Platform::can_pin_threads) {
             const std::lock_guard lock{mutex_};
-            const os::thread_id me = platform_.current_thread();
-            const auto mine = [me](const thread_pin& pin) { return pin.thread == me; };
-            std::erase_if(pins_, mine);
-            std::erase_if(vmm_threads_, mine);
+            forget(platform_.current_thread());
         }
     }
 
@@ -331,7 +330,15 @@ private:
             if (pin.vcpu == vcpu) return &pin;
         return nullptr;
     }
+    void forget(os::thread_id thread) noexcept {
+        const auto of_it = [thread](const thread_pin& pin) {
+            return pin.thread == thread && thread != os::thread_id{};
+        };
+        std::erase_if(pins_, of_it);
+        std::erase_if(vmm_threads_, of_it);
+    }
     void keep(const vcpu_pin& pin) noexcept {
+        forget(pin.thread);
         std::size_t at = 0;
         while (at < pins_.size() && pins_[at].vcpu < pin.vcpu)
             ++at;
