@@ -89,6 +89,7 @@
 #include <vm_accel/numa/local_first.hpp>
 #include <vm_accel/numa/migration.hpp>
 #include <vm_accel/numa/nearest_room.hpp>
+#include <vm_accel/numa/node_pools.hpp>
 #include <vm_accel/numa/numa_allocator.hpp>
 #include <vm_accel/numa/object_pool.hpp>
 #include <vm_accel/numa/page_mover.hpp>
