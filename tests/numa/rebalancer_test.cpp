@@ -123,9 +123,9 @@ TEST_CASE("a vCPU counts by the time that it ran, and less the longer that is ag
     on.follow(follow);
     on.run(0, 2);
     follow.sample_vcpus();
-    on.machine.threads[100] = {0, 10'000'000}; // nine times as long here
+    on.machine.threads[100] = {0, 100'000'000}; // nine times as long here
     follow.sample_vcpus();
-    on.machine.threads[100] = {6, 11'000'000}; // as there
+    on.machine.threads[100] = {6, 111'000'000}; // as there
     for (int asleep = 0; asleep < 100; ++asleep)
         follow.sample_vcpus();
     const auto first = follow.rebalance();
@@ -133,7 +133,7 @@ TEST_CASE("a vCPU counts by the time that it ran, and less the longer that is ag
     CHECK(first->accesses.vcpus[0].rate == Approx(.9).margin(.001));
     CHECK(first->plan.empty());
     for (int i = 0; i < 8; ++i) {
-        on.machine.threads[100].run_ns += 10'000'000;
+        on.machine.threads[100].run_ns += 10'000'000; // in all less than it ran here before
         REQUIRE(follow.rebalance());
     }
     CHECK(on.machine.pages_on(3) == 512);
