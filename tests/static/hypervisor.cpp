@@ -1,5 +1,6 @@
 /// The hypervisor concepts: archetypes, one near miss per obligation, and the
 /// models. KVM's numbers and structures against the kernel's own header.
+#include <vm_accel/hypervisor/hvf.hpp>
 #include <vm_accel/hypervisor/hypervisor.hpp>
 #include <vm_accel/hypervisor/kvm.hpp>
 #include <vm_accel/hypervisor/software.hpp>
@@ -200,6 +201,27 @@ static_assert(!std::is_polymorphic_v<kvm> && !std::is_polymorphic_v<kvm_vm> &&
               !std::is_polymorphic_v<kvm_vcpu>);
 // Two owners of one machine would close it twice.
 static_assert(!std::is_copy_constructible_v<kvm_vm> && !std::is_copy_constructible_v<kvm_vcpu>);
+
+static_assert(hypervisor<hvf>);
+static_assert(!std::is_polymorphic_v<hvf> && !std::is_polymorphic_v<hvf_vm> &&
+              !std::is_polymorphic_v<hvf_vcpu>);
+static_assert(!std::is_copy_constructible_v<hvf_vm> && !std::is_copy_constructible_v<hvf_vcpu>);
+
+// ---- Hypervisor.framework's interface, as its headers number it ---------------------------------
+static_assert(static_cast<std::uint32_t>(os::hvf_abi::status::denied) == 0xfae9'4007);
+static_assert(static_cast<std::uint32_t>(os::hvf_abi::status::unsupported) == 0xfae9'400f);
+static_assert(hvf_arm64::x(30).number == 30 && hvf_arm64::pc.number == 31 &&
+              hvf_arm64::cpsr.number == 34);
+static_assert(hvf_arm64::sctlr_el1.number == 0xc080 && hvf_arm64::mpidr_el1.number == 0xc005);
+static_assert(hvf_arm64::system_register(3, 0, 12, 0, 0).number == 0xc600); // VBAR_EL1
+static_assert(hvf_arm64::system_register(3, 4, 4, 1, 0).number == 0xe208);  // SP_EL1
+static_assert(hvf_x86_64::numbered(0).number == os::hvf_abi::x86_rax &&
+              hvf_x86_64::numbered(3).number == os::hvf_abi::x86_rbx &&
+              hvf_x86_64::numbered(4).number == os::hvf_abi::x86_rsp &&
+              hvf_x86_64::numbered(7).number == os::hvf_abi::x86_rdi &&
+              hvf_x86_64::numbered(15).number == 17);
+// MRS X1, OSLSR_EL1 traps with this syndrome (Arm ARM, ISS of EC 0x18).
+static_assert(hvf_arm64::trapped_register(2, 0, 1, 1, 4) == 0x28'0402);
 
 // ---- KVM's interface ---------------------------------------------------------------------------
 namespace abi = os::kvm_abi;
