@@ -5,6 +5,7 @@
 #include <vm_accel/numa/load_balanced.hpp>
 #include <vm_accel/numa/local_first.hpp>
 #include <vm_accel/numa/migration.hpp>
+#include <vm_accel/numa/node_pools.hpp>
 #include <vm_accel/numa/numa_allocator.hpp>
 #include <vm_accel/numa/object_pool.hpp>
 #include <vm_accel/numa/standard_allocator.hpp>
@@ -262,6 +263,7 @@ vm_accel::numa_allocator<numa_archetypes::strategy, numa_archetypes::memory_with
                                                              numa_archetypes::listener&);
 template class vm_accel::basic_ram_region<numa_archetypes::memory>;
 template class vm_accel::object_pool<no_lock, numa_archetypes::memory>;
+template class vm_accel::node_pools<no_lock, numa_archetypes::memory, numa_archetypes::threads>;
 
 // A region owns its memory: it moves and is never copied.
 static_assert(!std::is_copy_constructible_v<ram_region> && !std::is_copy_assignable_v<ram_region>);
@@ -270,7 +272,7 @@ static_assert(std::is_nothrow_move_assignable_v<ram_region>);
 
 // No dispatch at run time; stateless platforms take no room.
 static_assert(!std::is_polymorphic_v<numa_allocator<local_first>>);
-static_assert(!std::is_polymorphic_v<object_pool<>>);
+static_assert(!std::is_polymorphic_v<object_pool<>> && !std::is_polymorphic_v<node_pools<>>);
 static_assert(sizeof(standard_allocator<int>) == sizeof(void*));
 static_assert(std::is_empty_v<local_first> && std::is_empty_v<load_balanced>);
 static_assert(std::is_empty_v<bandwidth_optimized> && std::is_empty_v<adaptive>);
