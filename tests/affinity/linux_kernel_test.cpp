@@ -12,6 +12,7 @@
 #include <linux/filter.h>
 #include <linux/seccomp.h>
 #include <sched.h>
+#include <sys/ioctl.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
@@ -19,17 +20,21 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <cerrno>
 #include <cstddef>
-#include <cstdlib>
+#include <cstdint>
+#include <cstring>
 #include <deque>
 #include <fstream>
 #include <iostream>
 #include <iterator>
+#include <map>
 #include <optional>
 #include <sstream>
 #include <string>
 #include <string_view>
+#include <thread>
 #include <vector>
 
 #ifndef PR_SCHED_CORE // C libraries before 2.34
@@ -131,6 +136,105 @@ bool answer_calls(long call, int answer) {
     return ::prctl(PR_SET_NO_NEW_PRIVS, 1L, 0L, 0L, 0L) == 0 &&
            ::prctl(PR_SET_SECCOMP, static_cast<long>(SECCOMP_MODE_FILTER), &filter) == 0;
 }
+
+/// What a kernel with core scheduling and utilization clamps answers, after its documentation;
+/// the kernels of most distributions have neither.
+class modelled_kernel {
+public:
+    /// Answers the calls of this thread, and of those that it starts, from now on.
+    [[nodiscard]] static bool begin() {
+        static std::atomic<int> listener{-1};
+        std::thread{[] {
+            while (listener < 0)
+                std::this_thread::yield();
+            modelled_kernel{}.serve(listener);
+        }}.detach(); // until the child process ends
+        ::sock_filter program[] = {
+            BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(::seccomp_data, nr)),
+            BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_sched_setattr, 4, 0),
+            BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_sched_getattr, 3, 0),
+            BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_prctl, 0, 3),
+            BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(::seccomp_data, args)),
+            BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, PR_SCHED_CORE, 0, 1),
+            BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_USER_NOTIF),
+            BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+        };
+        const ::sock_fprog filter{std::size(program), program};
+        if (::prctl(PR_SET_NO_NEW_PRIVS, 1L, 0L, 0L, 0L) != 0) return false;
+        const long made = ::syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER,
+                                    SECCOMP_FILTER_FLAG_NEW_LISTENER, &filter);
+        if (made < 0) return false;
+        listener = static_cast<int>(made);
+        return true;
+    }
+
+private:
+    struct thread_state {
+        std::uint64_t cookie = 0;
+        std::uint32_t least = 0, most = 1024;
+    };
+
+    void serve(int listener) {
+        for (;;) {
+            ::seccomp_notif asked{};
+            if (::ioctl(listener, SECCOMP_IOCTL_NOTIF_RECV, &asked) != 0) continue;
+            ::seccomp_notif_resp answer{};
+            answer.id = asked.id;
+            answer.error = asked.data.nr == SYS_prctl ? -core_scheduling(asked.pid, asked.data.args)
+                                                      : -attributes(asked.pid, asked.data);
+            static_cast<void>(::ioctl(listener, SECCOMP_IOCTL_NOTIF_SEND, &answer));
+        }
+    }
+
+    /// prctl(PR_SCHED_CORE, command, thread, kind of number, where to)
+    int core_scheduling(std::uint32_t caller, const __u64 (&args)[6]) {
+        const auto target = args[2] == 0 ? caller : static_cast<std::uint32_t>(args[2]);
+        if (args[3] != 0) return EINVAL; // not one thread
+        switch (args[1]) {
+        case 0: // get
+            if (args[4] == 0 || args[4] % 8 != 0) return EINVAL;
+            *reinterpret_cast<std::uint64_t*>(args[4]) = threads_[target].cookie;
+            return 0;
+        case 1: // create
+            if (args[4] != 0) return EINVAL;
+            threads_[target].cookie = cookies_ += 0x40;
+            return 0;
+        case 3: // share from
+            if (args[4] != 0) return EINVAL;
+            threads_[caller].cookie = threads_[target].cookie;
+            return 0;
+        default:
+            return EINVAL;
+        }
+    }
+
+    /// sched_setattr(thread, attributes, flags), sched_getattr(thread, attributes, size, flags):
+    /// what they say of clamps. struct sched_attr of 5.3 has 56 bytes, the clamps at the end.
+    int attributes(std::uint32_t caller, const ::seccomp_data& call) {
+        const auto target = call.args[0] == 0 ? caller : static_cast<std::uint32_t>(call.args[0]);
+        auto* const bytes = reinterpret_cast<char*>(call.args[1]);
+        const auto read = [&](std::size_t at, auto value) {
+            std::memcpy(&value, bytes + at, sizeof value);
+            return value;
+        };
+        thread_state& state = threads_[target];
+        if (call.nr == SYS_sched_setattr) {
+            if (read(0, std::uint32_t{}) < 56) return EINVAL;
+            if (read(8, std::uint64_t{}) != (0x08 | 0x10 | 0x20 | 0x40)) return EINVAL;
+            state.least = read(48, std::uint32_t{});
+            state.most = read(52, std::uint32_t{});
+            return 0;
+        }
+        if (call.args[2] < 56) return EINVAL;
+        std::memset(bytes, 0, 56);
+        std::memcpy(bytes + 48, &state.least, 4);
+        std::memcpy(bytes + 52, &state.most, 4);
+        return 0;
+    }
+
+    std::map<std::uint32_t, thread_state> threads_{};
+    std::uint64_t cookies_ = 0;
+};
 
 /// A cpuset of this process's own, with all that its parent has, in either kind of cgroup.
 /// Removed at the end, the process being back where it was.
@@ -318,25 +422,36 @@ TEST_CASE("kernel: each refusal has its cause and its cure", "[kernel]") {
 }
 
 TEST_CASE("kernel: core groups are the kernel's cookies, one for a VM", "[kernel]") {
-    in_a_child([]() -> verdict {
+    const bool modelled = GENERATE(false, true);
+    in_a_child([&]() -> verdict {
         affinity<linux_platform> host;
         if (const auto done = host.init(); !done) return wrong("init", done.error());
-        if (const auto made = host.configure({3}, {{}, {}, core_sharing::this_vm}); !made)
+        scheduling_request wishes{{}, {}, core_sharing::this_vm};
+        if (modelled) {
+            if (!modelled_kernel::begin())
+                return skip("this kernel lets nobody filter system calls");
+            wishes.utilization = os::utilization_clamp{512, 1000};
+        }
+        if (const auto made = host.configure({3}, wishes); !made)
             return wrong("configure", made.error());
         result<> placed;
         std::deque<staying_thread> vcpus;
         for (unsigned v = 0; v < 3; ++v) {
             vcpus.emplace_back([&] { placed = host.place_current_thread(v); });
-            if (!placed && (placed.error() == errc::unsupported ||
-                            placed.error() == errc::unavailable || by_sandbox(placed.error())))
+            if (!modelled && !placed &&
+                (placed.error() == errc::unsupported || placed.error() == errc::unavailable))
                 return skip(placed.error());
+            if (!placed && by_sandbox(placed.error())) return skip(placed.error());
             if (!placed) return wrong("place", placed.error());
         }
         const auto pins = host.pins();
         const os::core_group group = *pins[0].scheduling.sharing.given;
         if (group == os::core_group{}) return wrong("no cookie");
-        for (const vcpu_pin& pin : pins)
+        for (const vcpu_pin& pin : pins) {
             if (*pin.scheduling.sharing.given != group) return wrong("another cookie");
+            if (pin.scheduling.utilization.given != wishes.utilization)
+                return wrong("another clamp");
+        }
         // The next VM's vCPUs, and this thread, are in none of them.
         if (*os::linux_scheduling{}.current_core_group() != os::core_group{})
             return wrong("the whole process was changed");
