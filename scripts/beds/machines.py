@@ -170,18 +170,20 @@ def pack_programs(path, programs):
     archive.write(path)
 
 
-def outer_machine(kernel, initrd, environment, machine=""):
+def outer_machine(kernel, initrd, environment, machine="", memory=(512, 512), distance=20):
     """QEMU command: an arm64 machine with EL2 for KVM, two processors and two NUMA nodes.
 
-    `environment` reaches the first process; `machine` adds to QEMU's -M, such as ",iommu=smmuv3".
+    `environment` reaches the first process; `machine` adds to QEMU's -M, such as ",iommu=smmuv3";
+    `memory` is in MiB of each node. The nodes are told by the device tree.
     """
     return ["qemu-system-aarch64", "-nodefaults", "-nographic", "-no-reboot",
             "-M", f"virt,virtualization=on,gic-version=3,acpi=off{machine}", "-cpu", "cortex-a76",
-            "-smp", "2", "-m", "1024",
-            "-object", "memory-backend-ram,id=ram0,size=512M",
-            "-object", "memory-backend-ram,id=ram1,size=512M",
+            "-smp", "2", "-m", str(sum(memory)),
+            "-object", f"memory-backend-ram,id=ram0,size={memory[0]}M",
+            "-object", f"memory-backend-ram,id=ram1,size={memory[1]}M",
             "-numa", "node,nodeid=0,cpus=0,memdev=ram0",
             "-numa", "node,nodeid=1,cpus=1,memdev=ram1",
+            "-numa", f"dist,src=0,dst=1,val={distance}",
             "-serial", "stdio", "-kernel", str(kernel.image), "-initrd", str(initrd),
             "-append", "console=ttyAMA0 quiet panic=-1 " +
             " ".join(f"{key}={value}" for key, value in environment.items())]

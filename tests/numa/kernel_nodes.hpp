@@ -124,8 +124,18 @@ using page_counts = std::map<int, std::uint64_t>; ///< pages by node, or by minu
 /// The pages of 4 KiB of a range by where they lie.
 [[nodiscard]] inline page_counts pages_by_node(const std::byte* start, std::uint64_t bytes) {
     page_counts counts;
-    for (std::uint64_t at = 0; at < bytes; at += 4096)
-        ++counts[node_of_page(start + at)];
+    std::vector<const void*> pages;
+    std::vector<int> status;
+    for (std::uint64_t at = 0; at < bytes; at += 4096 * pages.size()) {
+        pages.clear();
+        for (std::uint64_t i = at; i < bytes && pages.size() < 1024; i += 4096)
+            pages.push_back(start + i);
+        status.assign(pages.size(), 0);
+        if (::syscall(SYS_move_pages, 0, pages.size(), pages.data(), nullptr, status.data(), 0) < 0)
+            status.assign(pages.size(), -errno);
+        for (const int node : status)
+            ++counts[node];
+    }
     return counts;
 }
 
