@@ -96,17 +96,21 @@ TEST_CASE("several nodes: the topology has the kernel's nodes and distances", "[
         std::cout << "SKIP: the kernel tells of no node with memory\n";
         return;
     }
-    // A CPU whose own node has no memory, or none that is allowed, is of the nearest.
+    // A CPU whose own node has no memory, or none that is allowed, is of the nearest. A node's
+    // threads stay off isolated CPUs.
+    const std::set<unsigned> isolated = numbers_in(text_of("/sys/devices/system/cpu/isolated"));
+    const std::vector<unsigned> nodes{with_memory.begin(), with_memory.end()};
     std::map<unsigned, std::set<unsigned>> cpus;
     for (const unsigned cpu : allowed_cpus())
-        cpus[by_distance(node_of_cpu(cpu), {with_memory.begin(), with_memory.end()}).front()]
-            .insert(cpu);
+        if (!isolated.contains(cpu)) cpus[by_distance(node_of_cpu(cpu), nodes).front()].insert(cpu);
     std::set<unsigned> found;
     for (unsigned i = 0; i < topology->nodes.size(); ++i) {
         const numa_node& node = topology->nodes[i];
         CAPTURE(node.os_index);
         if (node.memory_bytes != 0) found.insert(node.os_index);
-        CHECK(members(topology->cpu_set_of_node(i)) == cpus[node.os_index]);
+        std::set<unsigned> own = members(topology->cpu_set_of_node(i));
+        std::erase_if(own, [&](unsigned cpu) { return isolated.contains(cpu); });
+        CHECK(own == cpus[node.os_index]);
     }
     CHECK(found == with_memory);
     for (const numa_node& from : topology->nodes) {
