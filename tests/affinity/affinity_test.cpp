@@ -4,6 +4,7 @@
 #include <vm_accel/affinity/affinity.hpp>
 #include <vm_accel/affinity/fixed_platform.hpp>
 #include <vm_accel/affinity/linux_platform.hpp>
+#include <vm_accel/os/threads.hpp>
 #include <vm_accel/os/worker_thread.hpp>
 
 #include <catch2/catch.hpp>
