@@ -1,5 +1,5 @@
 /// What this host offers a VMM: its topology, a plan for some vCPUs with the
-/// reason for each, and where the kernel puts guest RAM.
+/// reason for each, what threads are given besides, and where the kernel puts guest RAM.
 ///
 ///     host_report [VCPUS] [POLICY] [MACHINE]
 ///
@@ -20,6 +20,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <thread>
 
 using namespace vm_accel;
 
@@ -50,6 +51,30 @@ int show_plan(affinity<Platform>& vcpus, unsigned count, vcpu_policy policy) {
     const result<vcpu_plan> plan = vcpus.plan(count, policy);
     if (!plan) return give_up(plan.error());
     std::cout << "Plan for " << count << " vCPUs, " << name_of(policy) << ":\n" << *plan;
+    return 0;
+}
+
+/// What a thread is given here besides a place: each wish by a thread of its own.
+template <affinity_platform Platform>
+int show_scheduling(affinity<Platform>& vcpus) {
+    if (const auto done = vcpus.configure(1); !done) return give_up(done.error());
+    const scheduling_request wishes[] = {
+        {os::thread_priority::fifo(1), {}, core_sharing::anyone},
+        {os::thread_priority::high(), {}, core_sharing::anyone},
+        {{}, os::utilization_clamp{512, 1024}, core_sharing::anyone},
+        {{}, {}, core_sharing::this_vm},
+    };
+    std::cout << "Threads, besides their place:\n";
+    for (const scheduling_request& wish : wishes) {
+        std::thread{[&] { static_cast<void>(vcpus.place_vmm_thread("asking", wish)); }}.join();
+        const scheduling_outcome got = vcpus.vmm_threads().back().scheduling;
+        if (const result<> refused = got.refusal(); !refused) {
+            std::cout << "  refused: " << refused.error() << '\n';
+        } else {
+            fixed_text<200> given;
+            std::cout << "  given: " << append_scheduling(given, got).view().substr(2) << '\n';
+        }
+    }
     return 0;
 }
 
@@ -93,5 +118,6 @@ int main(int argc, char** argv) {
     }
     affinity<native_platform> vcpus;
     if (const int status = show_plan(vcpus, count, policy); status != 0) return status;
+    if (const int status = show_scheduling(vcpus); status != 0) return status;
     return show_memory(vcpus.topology());
 }
