@@ -162,12 +162,14 @@
 #include <vm_accel/smmu/caches/context_table.hpp>
 #include <vm_accel/smmu/caches/direct_mapped.hpp>
 #include <vm_accel/smmu/caches/duelling.hpp>
+#include <vm_accel/smmu/caches/familiar_leaf.hpp>
 #include <vm_accel/smmu/caches/filled_sizes.hpp>
 #include <vm_accel/smmu/caches/fully_associative.hpp>
 #include <vm_accel/smmu/caches/no_tlb.hpp>
 #include <vm_accel/smmu/caches/partitioned.hpp>
 #include <vm_accel/smmu/caches/prefetching.hpp>
 #include <vm_accel/smmu/caches/prefetching_tlb.hpp>
+#include <vm_accel/smmu/caches/prepared_key.hpp>
 #include <vm_accel/smmu/caches/replacement.hpp>
 #include <vm_accel/smmu/caches/set_associative.hpp>
 #include <vm_accel/smmu/caches/set_geometry.hpp>
@@ -231,6 +233,7 @@
 #include <vm_accel/smmu/translation/leaf_permissions.hpp>
 #include <vm_accel/smmu/translation/memory_types.hpp>
 #include <vm_accel/smmu/translation/page_walker.hpp>
+#include <vm_accel/smmu/translation/repeated_miss.hpp>
 #include <vm_accel/smmu/translation/stage1_walk.hpp>
 #include <vm_accel/smmu/translation/stage2_walk.hpp>
 #include <vm_accel/smmu/translation/stream_entry.hpp>

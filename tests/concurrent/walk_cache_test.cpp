@@ -19,7 +19,7 @@ constexpr translation_tag tag{stream_world::ns_el1, vmid{3}, asid{5}};
 constexpr unsigned size_log2 = 21;
 constexpr u64 prefixes = 4;
 
-constexpr walk_owner owner_of(u64 context) { return {context, walk_owner::home_of(tag)}; }
+constexpr walk_owner owner_of(u64 context) { return walk_owner::of(context, tag); }
 /// Says whose it is, what for, and since when.
 constexpr u64 word_of(u64 context, u64 prefix, u64 version) {
     return version << 16 | context << 8 | prefix;
@@ -112,7 +112,7 @@ TEST_CASE("nested contexts never age before stage 2 does", "[smmu][concurrent][w
 TEST_CASE("what a walk makes of a table that is being forgotten is forgotten too",
           "[smmu][concurrent][walk_cache]") {
     const auto cache = std::make_unique<walk_cache<>>();
-    const walk_owner owner{1, 0};
+    const walk_owner owner = walk_owner::of(1, {stream_world{}, vmid{0}, asid{0}});
     constexpr u64 at = 0x4000'0000;
     std::atomic<u64> round{0}, done{0}, made{0};
     std::atomic<bool> stop{false};

@@ -28,7 +28,7 @@ constexpr translation_tag tag_of(stream_world world, std::uint16_t vm, std::uint
     return {world, vmid{vm}, asid{space}};
 }
 constexpr walk_owner owner_of(const translation_tag& tag, u64 context) {
-    return {context, walk_owner::home_of(tag)};
+    return walk_owner::of(context, tag);
 }
 
 constexpr translation_tag first_tag = tag_of(stream_world::ns_el1, 3, 5);
@@ -49,7 +49,7 @@ TEST_CASE("a word is found by its owner, prefix and size", "[smmu][walk_cache]")
     CHECK_FALSE(cache.find_table(first, 0x405f'ffff, 21));
     CHECK_FALSE(cache.find_table(first, 0x4060'1000, 30));
     CHECK_FALSE(cache.find_table(first, 0x4060'1000, 12));
-    CHECK_FALSE(cache.find_table(owner_of(first_tag, first.context + 1), 0x4060'1000, 21));
+    CHECK_FALSE(cache.find_table(owner_of(first_tag, u64{7} << 32 | 2), 0x4060'1000, 21));
     CHECK_FALSE(cache.find_page(first, 0x4060'1000, 21));
     CHECK(cache.find_page(second, 0x8000'1fff, 12) == 0x1234'5fff);
     CHECK_FALSE(cache.find_page(second, 0x8000'2000, 12));

@@ -9,7 +9,7 @@ namespace vm_accel::inline v0 {
 /// Written by one thread, read by any. Reads may be a moment late, never torn.
 class counter {
 public:
-    void add(std::uint64_t n = 1) noexcept {
+    [[gnu::always_inline]] void add(std::uint64_t n = 1) noexcept {
         value_.store(value_.load(std::memory_order_relaxed) + n, std::memory_order_relaxed);
     }
     [[nodiscard]] std::uint64_t read() const noexcept {

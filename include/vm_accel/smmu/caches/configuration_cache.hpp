@@ -45,6 +45,8 @@ struct alignas(64) stream_configuration {
     std::uint8_t attributes_kept = 0b110;
     std::uint8_t attributes_forced = 0;
     std::uint8_t ignored_top_bytes = 0; ///< TBI0 on bit 0, TBI1 on bit 1
+    /// Which of all that were ever published; 0 = not published.
+    std::uint64_t serial = 0;
     /// Null = nothing of this configuration may be cached.
     const translation_context* context = nullptr;
     /// What stage 2 alone gives, whoever asks; null = nothing of that may be cached.
@@ -192,6 +194,7 @@ public:
         pool_[index] = decoded;
         pool_[index].context = context;
         pool_[index].stage2_context = stage2;
+        pool_[index].serial = ++published_;
         std::uintptr_t expected = ticket.word;
         if (!slot.word_.compare_exchange_strong(expected,
                                                 reinterpret_cast<std::uintptr_t>(&pool_[index]),
@@ -294,6 +297,7 @@ private:
     std::unique_ptr<stream_configuration[]> pool_;
     std::unique_ptr<std::size_t[]> links_;
     std::size_t free_ = none;                 ///< publishers
+    std::uint64_t published_ = 0;             ///< publishers
     std::atomic<std::size_t> returned_{none}; ///< control side to publishers
     std::size_t waiting_ = none;              ///< control side
     std::size_t retired_ = none;              ///< control side

@@ -32,9 +32,8 @@ struct duelling_clock {
     static void touch(std::atomic<std::uint32_t>& state, unsigned way) noexcept {
         clock::touch(state, way);
     }
-    [[nodiscard]] static bool is_touched(const std::atomic<std::uint32_t>& state,
-                                         unsigned way) noexcept {
-        return clock::is_touched(state, way);
+    [[nodiscard]] static std::uint32_t touched(std::uint32_t state) noexcept {
+        return clock::touched(state);
     }
     [[nodiscard]] static unsigned victim(std::atomic<std::uint32_t>& state,
                                          unsigned ways) noexcept {

@@ -15,7 +15,7 @@ namespace vm_accel::inline v0 {
 /// victim() gives a way below `ways`, which is filled next; seldom two threads
 /// call it for one set at once. Optional, and asked for by replacement_of:
 /// - `filled(state, way)`: that way was filled;
-/// - `is_touched(state, way)`: see remembers_touches;
+/// - `touched(state)`: see remembers_touches;
 /// - `can_choose_among(ways)`: whether the state can hold so many ways;
 /// - `shared`, a type: see learning_replacement;
 /// - `in_list`, a list_order: fully_associative can use it too.
@@ -26,13 +26,12 @@ concept replacement_policy = requires(std::atomic<std::uint32_t>& state, unsigne
 };
 
 /// A policy that one touch() of a way is enough for, until the next victim() of the
-/// set or until the way is filled: is_touched() says whether more would change
-/// nothing. Caches then need not look at its state on each hit.
+/// set or until the way is filled: touched(state), bit n for way n, says for which
+/// ways more would change nothing. Caches then need not look at its state on each hit.
 template <class R>
-concept remembers_touches =
-    replacement_policy<R> && requires(const std::atomic<std::uint32_t>& state, unsigned way) {
-        { R::is_touched(state, way) } noexcept -> std::same_as<bool>;
-    };
+concept remembers_touches = replacement_policy<R> && requires(std::uint32_t state) {
+    { R::touched(state) } noexcept -> std::same_as<std::uint32_t>;
+};
 
 /// A policy that learns: all sets of a cache share one `shared`, and victim() is
 /// told it and the set's number. Threads: any number use `shared` at once.
@@ -62,8 +61,8 @@ public:
     static void filled(std::atomic<std::uint32_t>& state, unsigned way) noexcept {
         if constexpr (requires { R::filled(state, way); }) R::filled(state, way);
     }
-    [[nodiscard]] unsigned victim(std::atomic<std::uint32_t>& state, unsigned ways,
-                                  std::size_t set) noexcept {
+    [[nodiscard, gnu::always_inline]] unsigned victim(std::atomic<std::uint32_t>& state,
+                                                      unsigned ways, std::size_t set) noexcept {
         if constexpr (learning_replacement<R>) {
             return R::victim(state, ways, shared_, set);
         } else {
@@ -104,12 +103,11 @@ struct clock {
         const std::uint32_t old = state.load(std::memory_order_relaxed);
         if ((old >> way & 1U) == 0) state.store(old | 1U << way, std::memory_order_relaxed);
     }
-    [[nodiscard]] static bool is_touched(const std::atomic<std::uint32_t>& state,
-                                         unsigned way) noexcept {
-        return (state.load(std::memory_order_relaxed) >> way & 1U) != 0;
+    [[nodiscard]] static std::uint32_t touched(std::uint32_t state) noexcept {
+        return state & 0xffff;
     }
-    [[nodiscard]] static unsigned victim(std::atomic<std::uint32_t>& state,
-                                         unsigned ways) noexcept {
+    [[nodiscard, gnu::always_inline]] static unsigned victim(std::atomic<std::uint32_t>& state,
+                                                             unsigned ways) noexcept {
         std::uint32_t word = state.load(std::memory_order_relaxed);
         unsigned hand = (word >> 16) % ways;
         while ((word >> hand & 1U) != 0) {
@@ -127,14 +125,27 @@ struct fifo {
     static constexpr list_order in_list = list_order::as_filled;
 
     static void touch(std::atomic<std::uint32_t>&, unsigned) noexcept {}
-    [[nodiscard]] static bool is_touched(const std::atomic<std::uint32_t>&, unsigned) noexcept {
-        return true;
-    }
+    [[nodiscard]] static std::uint32_t touched(std::uint32_t) noexcept { return 0xffff; }
     [[nodiscard]] static unsigned victim(std::atomic<std::uint32_t>& state,
                                          unsigned ways) noexcept {
         const unsigned next = state.load(std::memory_order_relaxed) % ways;
         state.store(next + 1, std::memory_order_relaxed);
         return next;
+    }
+};
+
+/// A policy that keeps its order in bits, and has the bits that a use of a way changes: `Order`
+/// has tables of those that are then set, and of those that are then clear.
+template <class Order>
+struct order_of_use {
+    [[gnu::always_inline]] static void touch(std::atomic<std::uint32_t>& state,
+                                             unsigned way) noexcept {
+        const std::uint32_t old = state.load(std::memory_order_relaxed);
+        const std::uint32_t now = (old & ~Order::cleared[way]) | Order::set[way];
+        if (now != old) state.store(now, std::memory_order_relaxed);
+    }
+    static void filled(std::atomic<std::uint32_t>& state, unsigned way) noexcept {
+        touch(state, way);
     }
 };
 
@@ -144,20 +155,11 @@ struct fifo {
 /// A hit of any way but the last used one writes the set's word. Look-ups stay
 /// lock-free, but threads that hit in one set take its cache line from each
 /// other; and where two hits meet, one of them may count as older than it is.
-struct lru {
+struct lru : order_of_use<lru> {
     static constexpr list_order in_list = list_order::as_used;
 
     [[nodiscard]] static constexpr bool can_choose_among(unsigned ways) noexcept {
         return ways <= most;
-    }
-    [[gnu::always_inline]] static void touch(std::atomic<std::uint32_t>& state,
-                                             unsigned way) noexcept {
-        const std::uint32_t old = state.load(std::memory_order_relaxed);
-        const std::uint32_t now = (old & ~(later[way] | earlier[way])) | later[way];
-        if (now != old) state.store(now, std::memory_order_relaxed);
-    }
-    static void filled(std::atomic<std::uint32_t>& state, unsigned way) noexcept {
-        touch(state, way);
     }
     [[nodiscard]] static unsigned victim(std::atomic<std::uint32_t>& state,
                                          unsigned ways) noexcept {
@@ -171,6 +173,7 @@ struct lru {
     }
 
 private:
+    friend order_of_use<lru>;
     static constexpr unsigned most = 8;
 
     /// The bit for two ways, a < b: set = a was used later.
@@ -187,10 +190,10 @@ private:
         }
         return out;
     }
-    static const std::array<std::uint32_t, most> later, earlier;
+    static const std::array<std::uint32_t, most> set, cleared;
 };
-inline constexpr std::array<std::uint32_t, lru::most> lru::later = lru::pairs(true);
-inline constexpr std::array<std::uint32_t, lru::most> lru::earlier = lru::pairs(false);
+inline constexpr std::array<std::uint32_t, lru::most> lru::set = lru::pairs(true);
+inline constexpr std::array<std::uint32_t, lru::most> lru::cleared = lru::pairs(false);
 
 /// A tree of bits over a power of two of ways, up to 16: each bit says in which
 /// half the older ways are. Nearly the least recently used; hits write about as
@@ -198,18 +201,9 @@ inline constexpr std::array<std::uint32_t, lru::most> lru::earlier = lru::pairs(
 ///
 /// Node 2^d + (way mod 2^d) decides bit d of the way, whatever the number of
 /// ways: with fewer of them the last levels have no say.
-struct tree_plru {
+struct tree_plru : order_of_use<tree_plru> {
     [[nodiscard]] static constexpr bool can_choose_among(unsigned ways) noexcept {
         return std::has_single_bit(ways);
-    }
-    [[gnu::always_inline]] static void touch(std::atomic<std::uint32_t>& state,
-                                             unsigned way) noexcept {
-        const std::uint32_t old = state.load(std::memory_order_relaxed);
-        const std::uint32_t now = (old & ~path[way]) | away[way];
-        if (now != old) state.store(now, std::memory_order_relaxed);
-    }
-    static void filled(std::atomic<std::uint32_t>& state, unsigned way) noexcept {
-        touch(state, way);
     }
     [[nodiscard]] static unsigned victim(std::atomic<std::uint32_t>& state,
                                          unsigned ways) noexcept {
@@ -223,24 +217,24 @@ struct tree_plru {
     }
 
 private:
+    friend order_of_use<tree_plru>;
     static constexpr unsigned most = 16;
 
-    /// The nodes above each way; or those of them that point away from it when
-    /// it was used last.
-    [[nodiscard]] static constexpr std::array<std::uint32_t, most> nodes(bool all) noexcept {
+    /// Of the nodes above each way, those that point away from it when it was used
+    /// last with a one, or those that do so with a zero.
+    [[nodiscard]] static constexpr std::array<std::uint32_t, most> nodes(bool ones) noexcept {
         std::array<std::uint32_t, most> out{};
         for (unsigned way = 0; way < most; ++way) {
             for (unsigned half = 1; half < most; half <<= 1) {
-                if (all || (way & half) == 0) out[way] |= 1U << (half + (way & (half - 1)));
+                if (((way & half) == 0) == ones) out[way] |= 1U << (half + (way & (half - 1)));
             }
         }
         return out;
     }
-    static const std::array<std::uint32_t, most> path, away;
+    static const std::array<std::uint32_t, most> set, cleared;
 };
-inline constexpr std::array<std::uint32_t, tree_plru::most> tree_plru::path =
-    tree_plru::nodes(true);
-inline constexpr std::array<std::uint32_t, tree_plru::most> tree_plru::away =
+inline constexpr std::array<std::uint32_t, tree_plru::most> tree_plru::set = tree_plru::nodes(true);
+inline constexpr std::array<std::uint32_t, tree_plru::most> tree_plru::cleared =
     tree_plru::nodes(false);
 
 /// Any way, by a sequence that is the same in each run. Hits write nothing; no
@@ -249,9 +243,7 @@ struct random {
     static constexpr list_order in_list = list_order::none;
 
     static void touch(std::atomic<std::uint32_t>&, unsigned) noexcept {}
-    [[nodiscard]] static bool is_touched(const std::atomic<std::uint32_t>&, unsigned) noexcept {
-        return true;
-    }
+    [[nodiscard]] static std::uint32_t touched(std::uint32_t) noexcept { return 0xffff; }
     [[nodiscard]] static unsigned victim(std::atomic<std::uint32_t>& state,
                                          unsigned ways) noexcept {
         // Numerical Recipes' generator; its upper bits are the good ones.

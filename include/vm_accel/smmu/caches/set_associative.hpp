@@ -2,6 +2,7 @@
 #pragma once
 
 #include <vm_accel/smmu/caches/filled_sizes.hpp>
+#include <vm_accel/smmu/caches/prepared_key.hpp>
 #include <vm_accel/smmu/caches/replacement.hpp>
 #include <vm_accel/smmu/caches/set_geometry.hpp>
 #include <vm_accel/smmu/caches/shared_entry.hpp>
@@ -23,15 +24,8 @@ namespace vm_accel::inline v0 {
 /// Neighbouring pages share a set, and each has a home way of its own there, where it is looked
 /// for first. Entries go elsewhere when their home is taken, and all ways are compared then.
 ///
-/// What a look-up reads of an entry is half a cache line. Its first word, the
-/// state, has a version in the upper half and the context's tag in the lower.
-/// A filler takes the tag away, writes the rest, and puts the new tag in with
-/// the next version; a reader looks for its tag, reads, and looks whether the
-/// state is still the same: then nobody wrote in between, for the version comes
-/// again only after 2^32 fills of the one entry. A reader never waits. A filler
-/// that finds the entry being filled drops its fill. An invalidation that finds
-/// it so asks the filler to leave the entry empty, and goes on: until the filler
-/// is done nobody can hit there.
+/// What a look-up reads of an entry is half a cache line; shared_state says how
+/// readers, fillers and invalidations go about it without waiting for each other.
 template <std::size_t Sets, std::size_t Ways, replacement_policy Replacement = clock>
 class set_associative {
     static_assert(can_choose_among<Replacement>(Ways),
@@ -42,32 +36,7 @@ public:
     static constexpr std::size_t capacity = Sets * Ways;
 
     /// See quick_tlb_policy.
-    class prepared {
-    public:
-        constexpr prepared() noexcept = default;
-
-    private:
-        friend set_associative;
-        constexpr prepared(std::uint64_t context, unsigned size_log2) noexcept
-            : salt_(sets::salt(context, size_log2) ^ size_log2),
-              tag_(translation_contexts::packed(context)),
-              shift_(size_log2 - entry_log2) {}
-        /// What an entry has as key: its first address, with the page size in the
-        /// bits that are zero there, and the context's part of the home way.
-        [[nodiscard]] constexpr std::uint64_t key(std::uint64_t first) const noexcept {
-            return first ^ salt_;
-        }
-        [[nodiscard]] constexpr std::uint64_t key_around(std::uint64_t address) const noexcept {
-            return key(address >> shift_ >> entry_log2 << entry_log2 << shift_);
-        }
-        [[nodiscard]] constexpr std::uint64_t page(std::uint64_t key) const noexcept {
-            return key >> shift_ >> entry_log2;
-        }
-
-        std::uint64_t salt_ = 0;
-        std::uint32_t tag_ = 0;   ///< as in a state
-        std::uint32_t shift_ = 0; ///< log2 of the page size, less that of an entry's
-    };
+    using prepared = prepared_key<set_geometry<Sets, Ways>>;
     [[nodiscard]] static constexpr prepared prepare(std::uint64_t context,
                                                     unsigned size_log2) noexcept {
         return {context, size_log2};
@@ -86,21 +55,20 @@ public:
         const std::uint64_t key = by.key(first);
         const entry& e = entries_[home_of(key, by)];
         const std::uint64_t state = e.state.load(std::memory_order_acquire);
-        if (static_cast<std::uint32_t>(state) != by.tag_) [[unlikely]]
+        if (static_cast<std::uint32_t>(state) != by.tag()) [[unlikely]]
             return {};
         if (e.key.load(std::memory_order_relaxed) != key) [[unlikely]]
             return {};
         const std::uint64_t distance = e.distance.load(std::memory_order_relaxed);
         const std::uint64_t word = e.output.load(std::memory_order_relaxed);
-        std::atomic_thread_fence(std::memory_order_acquire);
-        if (e.state.load(std::memory_order_relaxed) != state) [[unlikely]]
+        if (!e.state.is_still(state)) [[unlikely]]
             return {};
         if ((static_cast<std::uint8_t>(word) & asked) != 0) [[unlikely]]
             return {};
         if constexpr (!marks_touched)
             Replacement::touch(recency_[sets::set_of(by.page(key))], sets::way_of(by.page(key)));
-        return {true, reinterpret_cast<std::byte*>(address + distance), word & address_bits,
-                memory_attributes::unpacked(word >> attributes_shift)};
+        return {true, reinterpret_cast<std::byte*>(address + distance), word & entry::address_bits,
+                memory_attributes::unpacked(word >> entry::attributes_shift)};
     }
 
     [[nodiscard, gnu::always_inline]] std::optional<tlb_hit> lookup(const tlb_key& key) noexcept {
@@ -125,14 +93,47 @@ public:
         salts_.note(filled.context, filled.global);
         const prepared by = prepare(filled.context, filled.size_log2);
         const std::uint64_t key = by.key(filled.base);
-        const std::size_t set = sets::set_of(by.page(key));
-        const unsigned way = choose_way(set, key, by);
-        entry& e = entries_[set * stride + way];
-        std::uint64_t before = 0;
-        if (!e.take(before)) return;
-        const bool valid = epoch_.load(std::memory_order_seq_cst) == ticket.epoch;
-        if (valid) write(set, way, key, filled);
-        e.give(before, valid ? by.tag_ : before & tags);
+        const std::size_t home = home_of(key, by);
+        std::size_t index = same_page(home, key, by);
+        if (index == nowhere) index = choose_way(home, by);
+        put(ticket, index, by, key, distance(filled.base, filled.host), filled.output,
+            like(filled));
+    }
+
+    /// See refilling_tlb.
+    using likeness = entry_likeness;
+    [[nodiscard]] static constexpr likeness like(const tlb_entry& entry) noexcept {
+        return entry_likeness::of(entry);
+    }
+    struct room {
+        std::size_t home = nowhere; ///< of the page; nowhere = an entry of it is there
+        std::size_t same = nowhere; ///< an outdated entry of it
+        std::uint64_t key = 0;
+        [[nodiscard]] constexpr bool is_there() const noexcept { return home != nowhere; }
+    };
+    [[nodiscard, gnu::always_inline]] room room_for(const prepared& by,
+                                                    std::uint64_t first) const noexcept {
+        const std::uint64_t key = by.key(first);
+        const std::size_t home = home_of(key, by);
+        room there;
+        there.home = home;
+        there.key = key;
+        if (any_with(home & ~(stride - 1), key, each_way{})) [[unlikely]] {
+            there.same = same_page(home, key, by);
+            if (there.same != nowhere &&
+                !by.is_outdated(entries_[there.same].state.load(std::memory_order_relaxed)))
+                there.home = nowhere;
+        }
+        return there;
+    }
+    /// Size and context have been noted, when the other entry was filled.
+    [[gnu::always_inline]] void fill_again(fill_ticket ticket, const room& there,
+                                           const prepared& by, std::uint64_t first, std::byte* host,
+                                           std::uint64_t output, const likeness& as) noexcept {
+        std::size_t index = there.same;
+        if (index == nowhere) [[likely]]
+            index = choose_way(there.home, by);
+        put(ticket, index, by, there.key, distance(first, host), output, as);
     }
 
     void invalidate(const invalidation_scope& scope) noexcept {
@@ -146,8 +147,7 @@ private:
     void remove_all(const invalidation_scope& scope) noexcept {
         const auto look = [&](std::size_t set) noexcept {
             for (std::size_t i = set * stride; i < set * stride + Ways; ++i)
-                remove_if_covered(i, scope, entries_[i].state.load(std::memory_order_seq_cst),
-                                  false);
+                remove_if_covered(i, scope, entries_[i].state.load(), false);
         };
         if (!scope.by_address()) return sets::visit_all(look);
         const std::uint64_t sizes = sizes_.sizes();
@@ -166,7 +166,7 @@ private:
         for (; salts != 0; salts &= salts - 1) {
             const auto at = sets::place_of(address, size_log2, std::countr_zero(salts));
             for (std::size_t i = at.set * stride; i < at.set * stride + Ways; ++i) {
-                const std::uint64_t state = entries_[i].state.load(std::memory_order_seq_cst);
+                const std::uint64_t state = entries_[i].state.load();
                 const std::uint64_t key = entries_[i].key.load(std::memory_order_relaxed);
                 const auto context = translation_contexts::unpacked(std::uint32_t(state & tags));
                 const bool inside = at.holds(key, ways) &&
@@ -177,15 +177,11 @@ private:
     }
 
     using entry = shared_entry;
-    static constexpr std::uint64_t tags = entry::tags;
-    static constexpr unsigned entry_log2 = 5;
+    static constexpr std::uint64_t tags = shared_state::tags;
+    static constexpr unsigned entry_log2 = prepared::entry_log2;
     static_assert(sizeof(entry) == 1U << entry_log2);
-    // Of an output word. A set bit among the lowest, a permission or one of these, is a reason
-    // to look closer.
-    static constexpr unsigned attributes_shift = 52;
-    static constexpr std::uint64_t address_bits = 0x000f'ffff'ffff'f000;
-    static constexpr unsigned not_memory = 1U << 6;
-    static constexpr unsigned untouched = 1U << 7; ///< the replacement policy is to be told
+    static constexpr unsigned not_memory = entry::not_memory;
+    static constexpr unsigned untouched = entry::untouched;
     /// Whether hits need not tell the policy again and again.
     static constexpr bool marks_touched = remembers_touches<Replacement>;
 
@@ -204,11 +200,10 @@ private:
         entry& a = entries_[home];
         entry& b = entries_[from];
         std::uint64_t was_a = 0, was_b = 0;
-        if (!a.take(was_a)) return;
-        if (!b.take(was_b)) return a.give(was_a, was_a & tags);
+        if (!a.state.take(was_a)) return;
+        if (!b.state.take(was_b)) return a.state.give(was_a, was_a & tags);
         const bool valid = epoch_.load(std::memory_order_seq_cst) == epoch;
-        const bool used =
-            Replacement::is_touched(recency_[home / stride], static_cast<unsigned>(home % stride));
+        const bool used = is_touched(home);
         if (valid) {
             const auto swap = [](std::atomic<std::uint64_t>& x, std::atomic<std::uint64_t>& y) {
                 const std::uint64_t kept = x.load(std::memory_order_relaxed);
@@ -221,14 +216,14 @@ private:
             swap(owners_[home], owners_[from]);
             touch(home);
         }
-        a.give(was_a, (valid ? was_b : was_a) & tags);
-        b.give(was_b, valid ? used ? was_a & tags : 0 : was_b & tags);
+        a.state.give(was_a, (valid ? was_b : was_a) & tags);
+        b.state.give(was_b, valid ? used ? was_a & tags : 0 : was_b & tags);
     }
 
     [[nodiscard]] static constexpr std::size_t home_of(std::uint64_t key,
                                                        const prepared& by) noexcept {
         if constexpr (sets::rows)
-            return (key >> by.shift_ & (capacity - 1) << entry_log2) >> entry_log2;
+            return (key >> by.shift() & (capacity - 1) << entry_log2) >> entry_log2;
         return sets::set_of(by.page(key)) * stride + sets::way_of(by.page(key));
     }
     /// An entry that was found, and its state at the time.
@@ -239,7 +234,7 @@ private:
     };
     [[nodiscard]] bool is_at(std::size_t index, std::uint64_t state, std::uint64_t key,
                              const prepared& by) const noexcept {
-        return static_cast<std::uint32_t>(state) == by.tag_ &&
+        return static_cast<std::uint32_t>(state) == by.tag() &&
                entries_[index].key.load(std::memory_order_relaxed) == key;
     }
     /// Looks into the home ways.
@@ -263,11 +258,7 @@ private:
             const prepared by = prepare(context, static_cast<unsigned>(std::countr_zero(sizes)));
             const std::uint64_t key = by.key_around(address);
             const std::size_t first = sets::set_of(by.page(key)) * stride;
-            unsigned matches = 0;
-            for (unsigned w = 0; w < Ways; ++w) {
-                const bool same = entries_[first + w].key.load(std::memory_order_relaxed) == key;
-                matches |= unsigned{same} << w;
-            }
+            unsigned matches = ways_with(first, key, each_way{});
             for (; matches != 0; matches &= matches - 1) {
                 const std::size_t index = first + static_cast<unsigned>(std::countr_zero(matches));
                 const std::uint64_t state = entries_[index].state.load(std::memory_order_acquire);
@@ -280,9 +271,7 @@ private:
     [[nodiscard, gnu::always_inline]] std::optional<tlb_entry> hit(const place& at) noexcept {
         if (at.index == nowhere) return std::nullopt;
         const tlb_entry held = held_in(at.index, at.state);
-        std::atomic_thread_fence(std::memory_order_acquire);
-        if (entries_[at.index].state.load(std::memory_order_relaxed) != at.state)
-            return std::nullopt;
+        if (!entries_[at.index].state.is_still(at.state)) return std::nullopt;
         touch(at.index);
         // Not each time: where two want one home, they would change places forever. And
         // not where the order of hits is kept by way.
@@ -302,106 +291,117 @@ private:
         }
     }
 
-    [[nodiscard]] unsigned choose_way(std::size_t set, std::uint64_t key,
-                                      const prepared& by) noexcept {
-        const entry* const ways = &entries_[set * stride];
-        // The same page of the same context, whatever its generation: the older
-        // entry can never be hit again, or is the same translation.
-        constexpr unsigned index_shift = translation_contexts::generation_bits;
-        const auto is_same = [&](unsigned w) noexcept {
-            return ways[w].key.load(std::memory_order_relaxed) == key &&
-                   static_cast<std::uint32_t>(ways[w].state.load(std::memory_order_relaxed) ^
-                                              by.tag_) >>
-                           index_shift ==
-                       0;
-        };
-        // Empty, or of an earlier generation of the context: never hit again.
-        const auto is_free = [&](unsigned w) noexcept {
-            const std::uint64_t state = ways[w].state.load(std::memory_order_relaxed);
-            const auto tag = static_cast<std::uint32_t>(state);
-            return entry::is_empty(state) ||
-                   (tag != by.tag_ && (tag ^ by.tag_) >> index_shift == 0);
-        };
-        const unsigned home = sets::way_of(by.page(key));
-        if (is_same(home)) return home;
-        unsigned free = is_free(home) ? home : unsigned{Ways};
-        for (unsigned w = 0; w < Ways; ++w) {
-            if (is_same(w)) return w;
-            if (free == Ways && is_free(w)) free = w;
+    /// The entry of a page of a context, whatever its generation: it can never be hit again,
+    /// or is the same translation as one that is about to be filled.
+    [[nodiscard]] std::size_t same_page(std::size_t home, std::uint64_t key,
+                                        const prepared& by) const noexcept {
+        const std::size_t first = home & ~(stride - 1);
+        for (unsigned same = ways_with(first, key, each_way{}); same != 0; same &= same - 1) {
+            const std::size_t at = first + static_cast<unsigned>(std::countr_zero(same));
+            if (by.is_of_context(entries_[at].state.load(std::memory_order_relaxed))) return at;
         }
-        if (free != Ways) return free;
+        return nowhere;
+    }
+    /// Empty, or of an earlier generation of the context: never hit again.
+    [[nodiscard, gnu::always_inline]] bool is_free(std::size_t index,
+                                                   const prepared& by) const noexcept {
+        const std::uint64_t state = entries_[index].state.load(std::memory_order_relaxed);
+        return shared_state::is_empty(state) || by.is_outdated(state);
+    }
+    [[nodiscard, gnu::always_inline]] bool has_key(std::size_t index,
+                                                   std::uint64_t key) const noexcept {
+        return entries_[index].key.load(std::memory_order_relaxed) == key;
+    }
+    using each_way = std::make_index_sequence<Ways>;
+    // Bit n: of way n of the set that begins there. Without a branch.
+    template <std::size_t... Way>
+    [[nodiscard, gnu::always_inline]] unsigned
+    ways_with(std::size_t first, std::uint64_t key, std::index_sequence<Way...>) const noexcept {
+        return ((unsigned{has_key(first + Way, key)} << Way) | ...);
+    }
+    /// With branches, for most often none of these is.
+    template <std::size_t... Way>
+    [[nodiscard, gnu::always_inline]] bool any_with(std::size_t first, std::uint64_t key,
+                                                    std::index_sequence<Way...>) const noexcept {
+        return (has_key(first + Way, key) || ...);
+    }
+    template <std::size_t... Way>
+    [[nodiscard, gnu::always_inline]] bool next_free(std::size_t& at, const prepared& by,
+                                                     std::index_sequence<Way...>) const noexcept {
+        const std::size_t first = at;
+        return ((at = first + Way, is_free(at, by)) || ...);
+    }
+    /// Where the next entry of a set goes: home, elsewhere, or in another's place.
+    [[nodiscard, gnu::always_inline]] std::size_t choose_way(std::size_t home,
+                                                             const prepared& by) noexcept {
+        if (is_free(home, by)) return home;
+        const std::size_t first = home & ~(stride - 1);
+        std::size_t at = first;
+        if (next_free(at, by, each_way{})) return at;
+        return first + victim(home / stride);
+    }
+    [[nodiscard, gnu::always_inline]] unsigned victim(std::size_t set) noexcept {
+        [[maybe_unused]] const std::uint32_t before = recency_[set].load(std::memory_order_relaxed);
         const unsigned way = replacement_.victim(recency_[set], Ways, set);
-        mark_untouched(set);
+        if constexpr (marks_touched) {
+            const std::uint32_t after = recency_[set].load(std::memory_order_relaxed);
+            const auto forgotten = Replacement::touched(before) & ~Replacement::touched(after);
+            if (forgotten != 0) mark_untouched(set, forgotten);
+        }
         return way;
     }
-    /// The policy has forgotten hits, perhaps: it is to be told of the next ones.
-    void mark_untouched(std::size_t set) noexcept {
-        if constexpr (marks_touched) {
-            for (unsigned w = 0; w < Ways; ++w) {
-                std::atomic<std::uint64_t>& word = entries_[set * stride + w].output;
-                if (!Replacement::is_touched(recency_[set], w) &&
-                    (word.load(std::memory_order_relaxed) & untouched) == 0)
-                    word.fetch_or(untouched, std::memory_order_relaxed);
+    /// The policy has forgotten hits of these ways: it is to be told of the next.
+    void mark_untouched(std::size_t set, std::uint32_t ways) noexcept {
+        for (; ways != 0; ways &= ways - 1) {
+            entries_[set * stride + static_cast<unsigned>(std::countr_zero(ways))].output.fetch_or(
+                untouched, std::memory_order_relaxed);
+        }
+    }
+    [[nodiscard]] bool is_touched(std::size_t index) const noexcept {
+        return (Replacement::touched(recency_[index / stride].load(std::memory_order_relaxed)) >>
+                    index % stride &
+                1U) != 0;
+    }
+    [[nodiscard]] static std::uint64_t distance(std::uint64_t first, std::byte* host) noexcept {
+        return reinterpret_cast<std::uintptr_t>(host) - first;
+    }
+    /// Fills an entry, unless it is busy or the ticket is too old.
+    [[gnu::always_inline]] void put(fill_ticket ticket, std::size_t index, const prepared& by,
+                                    std::uint64_t key, std::uint64_t distance, std::uint64_t output,
+                                    const likeness& as) noexcept {
+        constexpr auto order = std::memory_order_release; // see shared_state
+        entry& e = entries_[index];
+        std::uint64_t before = 0;
+        if (!e.state.take(before)) [[unlikely]]
+            return;
+        const bool valid = epoch_.load(std::memory_order_seq_cst) == ticket.epoch;
+        if (valid) [[likely]] {
+            replacement_.filled(recency_[index / stride], static_cast<unsigned>(index % stride));
+            std::uint64_t word = (output & entry::address_bits) | as.output;
+            if constexpr (marks_touched) {
+                if (!is_touched(index)) word |= untouched;
             }
+            e.key.store(key, order);
+            e.distance.store(distance, order);
+            e.output.store(word, order);
+            owners_[index].store(as.owner, order);
         }
+        e.state.give(before, valid ? by.tag() : before & tags);
     }
-
-    /// Fills an entry that is busy.
-    void write(std::size_t set, unsigned way, std::uint64_t key, const tlb_entry& filled) noexcept {
-        constexpr auto order = std::memory_order_release; // never before the entry is busy
-        entry& e = entries_[set * stride + way];
-        replacement_.filled(recency_[set], way);
-        std::uint64_t reasons = ~filled.allowed.bits() & permissions::all().bits();
-        if (filled.host == nullptr) reasons |= not_memory;
-        if constexpr (marks_touched) {
-            if (!Replacement::is_touched(recency_[set], way)) reasons |= untouched;
-        }
-        e.key.store(key, order);
-        e.distance.store(reinterpret_cast<std::uintptr_t>(filled.host) - filled.base, order);
-        e.output.store(std::uint64_t{filled.attributes.packed()} << attributes_shift |
-                           (filled.output & address_bits) | reasons,
-                       order);
-        owners_[set * stride + way].store(filled.owner_bits(), order);
-    }
-    /// What an entry with this state holds. Torn unless it is still the same afterwards.
+    /// Torn unless the state is still the same afterwards.
     [[nodiscard]] tlb_entry held_in(std::size_t index, std::uint64_t state) const noexcept {
-        constexpr auto order = std::memory_order_relaxed;
-        const std::uint64_t key = entries_[index].key.load(order);
-        const std::uint64_t output = entries_[index].output.load(order);
-        tlb_entry held;
-        held.set_owner(owners_[index].load(order));
-        held.context = translation_contexts::unpacked(static_cast<std::uint32_t>(state));
-        held.size_log2 = static_cast<std::uint8_t>(key & 0x3f);
-        held.base = sets::page_in(key, held.context, held.size_log2) << held.size_log2;
-        if ((output & not_memory) == 0) {
-            held.host =
-                reinterpret_cast<std::byte*>(held.base + entries_[index].distance.load(order));
-        }
-        held.output = output & address_bits;
-        held.allowed = permissions{~static_cast<unsigned>(output)};
-        held.attributes = memory_attributes::unpacked(output >> attributes_shift);
-        return held;
+        return prepared::held_in(entries_[index], state,
+                                 owners_[index].load(std::memory_order_relaxed));
     }
 
     /// Empties an entry that the scope covers, or may come to cover. Never waits.
     /// `inside`: in that state its page is known to be.
     void remove_if_covered(std::size_t index, const invalidation_scope& scope, std::uint64_t state,
                            bool inside) noexcept {
-        constexpr auto order = std::memory_order_relaxed;
-        std::atomic<std::uint64_t>& word = entries_[index].state;
-        for (; (state & tags) != 0 && (state & tags) != entry::filling_in_vain; inside = false) {
-            std::uint64_t then = state & ~tags;
-            if (entry::is_busy(state)) {
-                then |= entry::filling_in_vain; // its filler leaves it empty
-            } else if (!tlb_entry::may_be_in(scope, owners_[index].load(order)) ||
-                       !(inside || held_in(index, state).covered_by(scope))) {
-                std::atomic_thread_fence(std::memory_order_acquire);
-                const std::uint64_t was = std::exchange(state, word.load());
-                if (state == was) return;
-                continue;
-            }
-            if (word.compare_exchange_strong(state, then, std::memory_order_seq_cst)) return;
-        }
+        entries_[index].state.remove(state, [&](std::uint64_t now) noexcept {
+            return tlb_entry::may_be_in(scope, owners_[index].load(std::memory_order_relaxed)) &&
+                   ((inside && now == state) || held_in(index, now).covered_by(scope));
+        });
     }
 
     alignas(64) std::array<entry, Sets * stride> entries_{};
@@ -415,6 +415,6 @@ private:
     alignas(64) std::atomic<std::uint32_t> at_large_{0}; ///< hits of entries that are not at home
 };
 
-static_assert(quick_tlb_policy<set_associative<16, 4>>);
+static_assert(refilling_tlb<set_associative<16, 4>>);
 
 } // namespace vm_accel::inline v0

@@ -3,6 +3,7 @@
 
 #include <vm_accel/smmu/caches/change_epoch.hpp>
 #include <vm_accel/smmu/caches/configuration_cache.hpp>
+#include <vm_accel/smmu/caches/familiar_leaf.hpp>
 #include <vm_accel/smmu/caches/tlb_policy.hpp>
 #include <vm_accel/smmu/vocabulary/access.hpp>
 #include <vm_accel/smmu/vocabulary/access_attributes.hpp>
@@ -123,20 +124,15 @@ private:
         return asked_[(kind == access::write ? 1U : 0U) | (by.privileged ? 2U : 0U) |
                       (by.instruction ? 4U : 0U)];
     }
-    [[nodiscard]] static constexpr transaction kind_of(unsigned index) noexcept {
-        transaction t;
-        t.kind = (index & 1) != 0 ? access::write : access::read;
-        t.privileged = (index & 2) != 0;
-        t.instruction = (index & 4) != 0;
-        return t;
-    }
-
     std::uint64_t copied_ = change_epoch::never; ///< the epoch of the copy
     typename prepared_by<Tlb, quick>::type by_{};
     std::uint64_t page_mask_ = 0;         ///< bits of an address that say which page
     std::array<std::uint8_t, 8> asked_{}; ///< by kind, privilege and instruction
     substream_id substream_{};
     const stream_configuration* from_ = nullptr; ///< which one; never looked into
+
+public:
+    [[no_unique_address]] miss_memory<Tlb> misses{}; ///< for translator::miss_again()
 };
 
 /// A port's views: of accesses without a SubstreamID, and of those with the one that

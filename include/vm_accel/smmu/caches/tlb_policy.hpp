@@ -152,4 +152,25 @@ concept quick_tlb_policy =
         { tlb.look_quickly(by, word, word, asked) } noexcept -> std::same_as<quick_hit>;
     };
 
+/// A quick TLB that can be filled as quickly: with entries that are like one that was
+/// filled before, in all but page, output and host address (all of which are of the
+/// same size), by what was prepared for the context's tag and this size.
+/// - like(entry): what such entries share; `entry` has been filled;
+/// - room_for(by, first): where that page would go. Not there = it may be found, ask
+///   lookup(); else lookup() finds no entry of this size;
+/// - fill_again(ticket, room, by, first, host, output, as): as fill().
+template <class T>
+concept refilling_tlb =
+    quick_tlb_policy<T> &&
+    requires(T tlb, const T& view, const typename T::prepared& by, const tlb_entry& entry,
+             const typename T::likeness& as, const typename T::room& room, fill_ticket ticket,
+             std::uint64_t word, std::byte* host) {
+        requires std::default_initializable<typename T::likeness>;
+        requires std::copyable<typename T::likeness>;
+        { T::like(entry) } noexcept -> std::same_as<typename T::likeness>;
+        { view.room_for(by, word) } noexcept -> std::same_as<typename T::room>;
+        { room.is_there() } noexcept -> std::same_as<bool>;
+        { tlb.fill_again(ticket, room, by, word, host, word, as) } noexcept -> std::same_as<void>;
+    };
+
 } // namespace vm_accel::inline v0

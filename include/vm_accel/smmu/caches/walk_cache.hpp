@@ -12,6 +12,8 @@
 #pragma once
 
 #include <vm_accel/core/address.hpp>
+#include <vm_accel/smmu/caches/shared_entry.hpp>
+#include <vm_accel/smmu/caches/tlb_policy.hpp>
 #include <vm_accel/smmu/vocabulary/invalidation.hpp>
 
 #include <array>
@@ -32,23 +34,29 @@ struct walk_ticket {
 
 /// In whose name entries are looked up and kept.
 struct walk_owner {
-    std::uint64_t context = 0; ///< translation_context::tag()
-    std::uint64_t home = 0;    ///< of whom an invalidation by address knows: home_of()
+    std::uint32_t tag = 0;  ///< of a context, as in the state of an entry
+    std::uint64_t home = 0; ///< of whom an invalidation by address knows: home_of()
 
+    /// `context`: translation_context::tag().
+    [[nodiscard]] static constexpr walk_owner of(std::uint64_t context,
+                                                 const translation_tag& tag) noexcept {
+        return {translation_contexts::packed(context), home_of(tag)};
+    }
     /// Where entries of a world, VMID and ASID lie.
     [[nodiscard]] static constexpr std::uint64_t home_of(const translation_tag& tag) noexcept {
         return (static_cast<std::uint64_t>(tag.world) << 32 | std::uint64_t{raw(tag.vm)} << 16 |
                 raw(tag.space)) *
-               0x9e37'79b9'7f4a'7c15;
+                   0x9e37'79b9'7f4a'7c15 >>
+               32;
     }
 };
 
 /// Words by prefix of an address, in a direct-mapped array. Look-ups take no
 /// lock, and never use a torn entry.
 ///
-/// Each entry is guarded by a sequence word, as the sets of set_associative are:
-/// a reader that sees it busy or changed finds nothing, a filler drops its fill,
-/// an invalidation asks the filler to clear the entry.
+/// See shared_state for how they go about it. What lies side by side is kept side
+/// by side: prefixes in a row have places in a row, so that no two of them share one
+/// before there are more of them than places.
 template <std::size_t Entries>
 class prefix_words {
     static_assert(std::has_single_bit(Entries) && Entries >= 2, "Entries must be a power of two");
@@ -57,17 +65,15 @@ public:
     /// The word kept for the 2^size_log2 bytes around `address`.
     [[nodiscard, gnu::always_inline]] std::optional<std::uint64_t>
     find(const walk_owner& owner, std::uint64_t address, unsigned size_log2) const noexcept {
-        const std::uint64_t wanted = name_of(address, size_log2);
-        const entry& e = entries_[index_of(owner.home, wanted)];
-        const std::uint64_t before = e.sequence.load(std::memory_order_acquire);
-        const bool same = e.name.load(std::memory_order_relaxed) == wanted &&
-                          e.context.load(std::memory_order_relaxed) == owner.context;
-        if (!same) return std::nullopt;
-        const std::uint64_t word = e.word.load(std::memory_order_relaxed);
-        std::atomic_thread_fence(std::memory_order_acquire);
-        if (e.sequence.load(std::memory_order_relaxed) != before || (before & busy) != 0) {
+        const entry& e = entries_[index_of(owner.home, address, size_log2)];
+        const std::uint64_t state = e.state.load(std::memory_order_acquire);
+        if (static_cast<std::uint32_t>(state) != owner.tag) [[unlikely]]
             return std::nullopt;
-        }
+        if (e.name.load(std::memory_order_relaxed) != name_of(address, size_log2)) [[unlikely]]
+            return std::nullopt;
+        const std::uint64_t word = e.word.load(std::memory_order_relaxed);
+        if (!e.state.is_still(state)) [[unlikely]]
+            return std::nullopt;
         return word;
     }
 
@@ -83,25 +89,15 @@ public:
         if ((sizes_.load(std::memory_order_relaxed) & bit) == 0) {
             sizes_.fetch_or(bit, std::memory_order_seq_cst);
         }
-        const std::uint64_t name = name_of(address, size_log2);
-        entry& e = entries_[index_of(owner.home, name)];
-        std::uint64_t sequence = e.sequence.load(std::memory_order_relaxed);
-        if ((sequence & busy) != 0 || !e.sequence.compare_exchange_strong(
-                                          sequence, sequence | busy, std::memory_order_seq_cst)) {
-            return;
+        entry& e = entries_[index_of(owner.home, address, size_log2)];
+        std::uint64_t before = 0;
+        if (!e.state.take(before)) return;
+        const bool valid = (epoch & 1) == 0 && epoch_.load(std::memory_order_seq_cst) == epoch;
+        if (valid) {
+            e.name.store(name_of(address, size_log2), std::memory_order_release);
+            e.word.store(word, std::memory_order_release);
         }
-        if ((epoch & 1) == 0 && epoch_.load(std::memory_order_seq_cst) == epoch) {
-            constexpr auto order = std::memory_order_release; // never before the busy sequence
-            e.name.store(name, order);
-            e.context.store(owner.context, order);
-            e.word.store(word, order);
-        }
-        std::uint64_t held = sequence | busy;
-        if (!e.sequence.compare_exchange_strong(held, sequence + one_more,
-                                                std::memory_order_seq_cst)) {
-            e.name.store(0, std::memory_order_release);
-            e.sequence.store(sequence + one_more, std::memory_order_seq_cst);
-        }
+        e.state.give(before, valid ? owner.tag : before & shared_state::tags);
     }
 
     /// Removes what the scope covers: entries whose addresses meet it, or all.
@@ -133,40 +129,36 @@ private:
             const auto size_log2 = static_cast<unsigned>(std::countr_zero(rest));
             for (std::uint64_t prefix = first >> size_log2;; ++prefix) {
                 const std::uint64_t wanted = name_of(prefix << size_log2, size_log2);
-                remove(entries_[index_of(home, wanted)],
+                remove(entries_[index_of(home, wanted, size_log2)],
                        [&](std::uint64_t name) { return name == wanted; });
                 if (prefix == last >> size_log2) break;
             }
         }
     }
 
-    // Of an entry's sequence word; the count is above them.
-    static constexpr std::uint64_t busy = 1;
-    static constexpr std::uint64_t clear_wanted = 2;
-    static constexpr std::uint64_t one_more = 4;
-
     struct alignas(32) entry {
-        std::atomic<std::uint64_t> sequence{0};
-        std::atomic<std::uint64_t> name{0}; ///< prefix, size and a valid bit
-        std::atomic<std::uint64_t> context{0};
+        shared_state state;                 ///< whose: walk_owner::tag
+        std::atomic<std::uint64_t> name{0}; ///< prefix and size
         std::atomic<std::uint64_t> word{0};
     };
 
     /// Sizes are 4 KiB or more, so that there is room below the prefix.
     [[nodiscard]] static constexpr std::uint64_t name_of(std::uint64_t address,
                                                          unsigned size_log2) noexcept {
-        return (address >> size_log2 << size_log2) | size_log2 << 1 | 1U;
+        return (address >> size_log2 << size_log2) | size_log2;
     }
-    [[nodiscard]] static constexpr std::size_t index_of(std::uint64_t home,
-                                                        std::uint64_t name) noexcept {
-        return static_cast<std::size_t>((name + home) * 0xd6e8'feb8'6659'fd93 >>
-                                        (64 - std::countr_zero(Entries)));
+    [[nodiscard]] static constexpr std::size_t index_of(std::uint64_t home, std::uint64_t address,
+                                                        unsigned size_log2) noexcept {
+        const std::uint64_t prefix = address >> size_log2;
+        // Sizes apart, and the upper bits folded in, for strides of a power of two.
+        return static_cast<std::size_t>(prefix + (prefix >> std::countr_zero(Entries)) + home +
+                                        std::uint64_t{size_log2} * 0x9e3'7795) &
+               (Entries - 1);
     }
     [[nodiscard]] static constexpr bool meets(std::uint64_t name, std::uint64_t first,
                                               std::uint64_t last) noexcept {
-        if (name == 0) return false;
         const std::uint64_t base = name & ~std::uint64_t{0xfff};
-        const std::uint64_t end = base | ((std::uint64_t{1} << (name >> 1 & 0x3f)) - 1);
+        const std::uint64_t end = base | ((std::uint64_t{1} << (name & 0x3f)) - 1);
         return first <= end && base <= last;
     }
     /// How many entries the prefixes of [first, last] are in, cut off at Entries.
@@ -181,27 +173,11 @@ private:
         return total;
     }
 
-    /// Never waits. After the epoch has moved, nothing older can be written into
-    /// an entry that is not busy.
     template <class Covered>
     static void remove(entry& e, Covered covered) noexcept {
-        std::uint64_t sequence = e.sequence.load(std::memory_order_seq_cst);
-        for (;;) {
-            if ((sequence & busy) != 0) {
-                if ((sequence & clear_wanted) != 0 ||
-                    e.sequence.compare_exchange_strong(sequence, sequence | clear_wanted,
-                                                       std::memory_order_seq_cst)) {
-                    return; // the filler clears it
-                }
-            } else if (!covered(e.name.load(std::memory_order_relaxed))) {
-                return;
-            } else if (e.sequence.compare_exchange_strong(sequence, sequence | busy,
-                                                          std::memory_order_seq_cst)) {
-                break;
-            }
-        }
-        e.name.store(0, std::memory_order_release);
-        e.sequence.store(sequence + one_more, std::memory_order_seq_cst);
+        e.state.remove(e.state.load(std::memory_order_seq_cst), [&](std::uint64_t) noexcept {
+            return covered(e.name.load(std::memory_order_relaxed));
+        });
     }
 
     std::array<entry, Entries> entries_{};
@@ -220,7 +196,7 @@ public:
 
     [[nodiscard]] walk_ticket begin() const noexcept { return {tables_.begin(), pages_.begin()}; }
 
-    [[nodiscard]] std::optional<std::uint64_t>
+    [[nodiscard, gnu::always_inline]] std::optional<std::uint64_t>
     find_table(const walk_owner& owner, std::uint64_t input, unsigned size_log2) const noexcept {
         return tables_.find(owner, input, size_log2);
     }
@@ -228,8 +204,8 @@ public:
                     unsigned size_log2, std::uint64_t word) noexcept {
         tables_.keep(ticket.tables, owner, input, size_log2, word);
     }
-    [[nodiscard]] std::optional<std::uint64_t> find_page(const walk_owner& owner, std::uint64_t ipa,
-                                                         unsigned size_log2) const noexcept {
+    [[nodiscard, gnu::always_inline]] std::optional<std::uint64_t>
+    find_page(const walk_owner& owner, std::uint64_t ipa, unsigned size_log2) const noexcept {
         return pages_.find(owner, ipa, size_log2);
     }
     void keep_page(const walk_ticket& ticket, const walk_owner& owner, std::uint64_t ipa,

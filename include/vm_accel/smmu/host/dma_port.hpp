@@ -156,20 +156,42 @@ private:
     /// The answer is in answer_; gives this.
     [[nodiscard, gnu::noinline, gnu::returns_nonnull]] dma_port*
     translate_slowly(iova address, std::uint64_t length, access kind, std::uint64_t bits) noexcept {
-        answer_ = translated(address, length, kind, bits);
+        if (!answered(address, length, kind, bits)) translate_afresh(address, length, kind, bits);
         return this;
+    }
+    /// Whether it is the usual miss, which needs little: see repeated_miss.
+    [[nodiscard, gnu::always_inline]] bool answered(iova address, std::uint64_t length, access kind,
+                                                    std::uint64_t bits) noexcept {
+        if constexpr (Device::strict_type::enabled || !Device::translator_type::learns) {
+            return false; // translate() looks closer
+        } else {
+            const transaction asked = transaction_of(address, length, kind, bits);
+            if (asked.translated) return false;
+            device_->settle_guard();
+            return device_->translate_by().repeated().answer(views_.of(asked.has_substream).misses,
+                                                             Device::slot_of(*attachment_, asked),
+                                                             asked, slot_->counters, answer_);
+        }
+    }
+    [[nodiscard, gnu::always_inline]] static transaction
+    transaction_of(iova address, std::uint64_t length, access kind, std::uint64_t bits) noexcept {
+        const auto attributes = std::bit_cast<access_attributes>(bits);
+        return {address,
+                length,
+                kind,
+                attributes.privileged,
+                attributes.instruction,
+                attributes.has_substream,
+                F.ats && attributes.translated,
+                attributes.substream};
+    }
+    [[gnu::noinline]] void translate_afresh(iova address, std::uint64_t length, access kind,
+                                            std::uint64_t bits) noexcept {
+        answer_ = translated(address, length, kind, bits);
     }
     [[nodiscard, gnu::always_inline]] outcome translated(iova address, std::uint64_t length,
                                                          access kind, std::uint64_t bits) noexcept {
-        const auto attributes = std::bit_cast<access_attributes>(bits);
-        const transaction asked{address,
-                                length,
-                                kind,
-                                attributes.privileged,
-                                attributes.instruction,
-                                attributes.has_substream,
-                                F.ats && attributes.translated,
-                                attributes.substream};
+        const transaction asked = transaction_of(address, length, kind, bits);
         if (!is_sound(asked.address, asked.length)) [[unlikely]] {
             slot_->counters.faults.add();
             return outcome::refused({}, silent_abort::bad_access);

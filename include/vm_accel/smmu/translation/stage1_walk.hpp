@@ -57,6 +57,12 @@ public:
     }
     /// Of the descriptor found last.
     [[nodiscard]] std::uint64_t physical() const noexcept { return physical_; }
+    /// And what is to be said of the page that has it.
+    void describe(familiar_leaf& leaf) const noexcept {
+        leaf.nested = F.stage2 && regimes_.stage2_enabled;
+        leaf.table_page_log2 = page_.size_log2;
+        leaf.table_page = static_cast<std::uint16_t>(page_.word & familiar_leaf::page_bits);
+    }
 
 private:
     [[nodiscard, gnu::always_inline]] bool look_up(std::uint64_t at, unsigned needed) noexcept {
@@ -194,6 +200,22 @@ walk_stage1(const translation_regimes& regimes, const walk_request& request, Tab
         }
         const unsigned size =
             contiguous_size(format, words, place.physical(), level, after, decoded.address, input);
+        // Not of a descriptor that this access has changed, or that speaks for its run.
+        if (familiar_leaf* const leaf = known.described();
+            leaf != nullptr && !secure && after == *descriptor && size == format.covered(level) &&
+            spec::stage1_leaf::Contiguous::of(after) == 0 && !regime.big_endian) {
+            place.describe(*leaf);
+            leaf->limits = here & known_table::limits;
+            leaf->address_bits = format.address_bits(size);
+            leaf->descriptor = *descriptor & ~leaf->address_bits;
+            leaf->output = decoded.address & ~leaf->address_bits;
+            leaf->reach_log2 = static_cast<std::uint8_t>(format.covered(level - 1));
+            leaf->size_log2 = static_cast<std::uint8_t>(size);
+            leaf->level = static_cast<std::int8_t>(level);
+            leaf->last_index = (std::uint64_t{1} << (leaf->reach_log2 - size)) - 1;
+            leaf->in_leaf = (std::uint64_t{1} << size) - 1;
+            leaf->upper = upper;
+        }
         walk_result r;
         r.size_log2 = r.page_size_log2 = static_cast<std::uint8_t>(size);
         r.input_base = request.address >> size << size;

@@ -147,13 +147,18 @@ template <smmu_features F, table_access Tables, class Known>
 template <smmu_features F, table_access Tables, class Known = nothing_known>
 [[nodiscard]] walk_result walk_stage2(const stage2_regime& regime, const stage2_request& request,
                                       Tables& tables, Known&& known = {}) noexcept {
-    if (const std::optional<known_page> page = answer_known(regime, request, known)) {
-        return stage2_result(request, *page, regime.decides_types);
-    }
     known_page page;
-    walk_result refusal;
-    if (!read_stage2<F>(regime, request, tables, known, page, refusal)) return refusal;
-    if (!owes_update(tables)) known.keep_page(request.ipa, page);
+    if (const std::optional<known_page> there = answer_known(regime, request, known)) {
+        page = *there;
+    } else {
+        walk_result refusal;
+        if (!read_stage2<F>(regime, request, tables, known, page, refusal)) return refusal;
+        if (!owes_update(tables)) known.keep_page(request.ipa, page);
+    }
+    if (familiar_leaf* const leaf = known.described()) {
+        leaf->output_page_log2 = page.size_log2;
+        leaf->output_page = static_cast<std::uint16_t>(page.word & familiar_leaf::page_bits);
+    }
     return stage2_result(request, page, regime.decides_types);
 }
 

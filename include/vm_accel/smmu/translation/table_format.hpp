@@ -86,6 +86,24 @@ public:
         return input >> covered(level) & ((std::uint64_t{1} << stride_) - 1);
     }
 
+    /// Bits of a leaf of 2^size_log2 bytes that are the same in its output address,
+    /// and may have any value.
+    [[nodiscard]] constexpr std::uint64_t address_bits(unsigned size_log2) const noexcept {
+        const unsigned above = output_bits_ < 48 ? output_bits_ : 48;
+        return (std::uint64_t{1} << above) - (std::uint64_t{1} << size_log2);
+    }
+    /// Without decode()'s questions, in the narrow form and above the last level: whether a
+    /// descriptor is a table's whose address is small enough, and that address.
+    [[nodiscard]] constexpr bool is_narrow() const noexcept {
+        return form() == spec::address_form::narrow;
+    }
+    [[nodiscard]] constexpr bool is_usual_table(std::uint64_t descriptor) const noexcept {
+        return (descriptor & 3) == 3 && fits(usual_table(descriptor));
+    }
+    [[nodiscard]] constexpr std::uint64_t usual_table(std::uint64_t descriptor) const noexcept {
+        return narrow_address(descriptor, spec::page_bits(granule()));
+    }
+
     /// What a descriptor is, and the address in it.
     [[nodiscard, gnu::always_inline]] constexpr decoded_descriptor
     decode(std::uint64_t descriptor, int level) const noexcept {

@@ -10,6 +10,7 @@
 #include <vm_accel/smmu/caches/walk_cache.hpp>
 #include <vm_accel/smmu/translation/counted_memory.hpp>
 #include <vm_accel/smmu/translation/page_walker.hpp>
+#include <vm_accel/smmu/translation/repeated_miss.hpp>
 #include <vm_accel/smmu/translation/stream_resolver.hpp>
 #include <vm_accel/smmu/translation/walk_memory.hpp>
 #include <vm_accel/smmu/vocabulary/fault.hpp>
@@ -49,6 +50,15 @@ public:
         counters.hits.add();
         out = outcome::span(hit.host, hit.length, pa{hit.output}, hit.attributes);
         return true;
+    }
+
+    /// Whether misses learn from those before: see repeated_miss.
+    static constexpr bool learns = repeats_misses<F, Tlb, Walks>;
+    [[nodiscard]] auto repeated() noexcept
+        requires(learns)
+    {
+        return repeated_miss<F, Tlb, Walks, Memory, Sink>{tlb_, walks_, configurations_.epoch(),
+                                                          memory_, sink_};
     }
 
     /// Translates one access. `registers()` gives stream_table_registers, and
@@ -176,7 +186,8 @@ private:
         }
         counters.misses.add();
         guest_tables tables{memory_};
-        const outcome answer = miss(subject, configuration, asked, address, needed, tables, fault);
+        const outcome answer =
+            miss(subject, configuration, asked, address, needed, tables, fault, &known, epoch);
         counters.walk_accesses.add(tables.accesses());
         if constexpr (prefetching_tlb<Tlb>) {
             if (!answer.is_fault() && configuration.context != nullptr) {
@@ -245,17 +256,21 @@ private:
     }
 
     /// Walks the tables, checks, and fills the TLB. The ticket comes before
-    /// the tag, and both before the first descriptor is read.
+    /// the tag, and both before the first descriptor is read. `epoch`: before the tags.
     [[nodiscard]] outcome miss(const translation_subject& subject,
                                const stream_configuration& configuration, const transaction& asked,
                                std::uint64_t address, unsigned needed, guest_tables<Memory>& tables,
-                               translation_fault& fault) noexcept {
+                               translation_fault& fault, view* learner = nullptr,
+                               std::uint64_t epoch = 0) noexcept {
         const translation_context* const context = configuration.context;
         const fill_ticket ticket = tlb_.begin_fill({address, 0, 0});
         const walk_ticket ticket_of_walks = walks_.begin();
         const std::uint64_t tag = context != nullptr ? context->tag() : 0;
         walk_memory<Walks> known{walks_, ticket_of_walks, configuration.stage2_context};
         if (context != nullptr) known.belongs_to(tag, configuration.identity.tag);
+        familiar_leaf familiar;
+        if (learner != nullptr && context != nullptr && learner->misses.wants(epoch, configuration))
+            known.describe(familiar);
 
         // In bypass both stages are off, and the walk passes the address on.
         const walk_result leaf = walk_tables<F>(
@@ -263,7 +278,8 @@ private:
         if (leaf.event) return refuse_walk(subject, asked, configuration, leaf, fault);
 
         tlb_entry entry;
-        const silent_abort refused = place(leaf, address, configuration.window, entry);
+        std::optional<host_run> run;
+        const silent_abort refused = place(leaf, address, configuration.window, entry, run);
         if (refused != silent_abort::none) return refuse(subject, asked, refused, fault);
         entry.allowed = leaf.allowed;
         entry.global = leaf.global;
@@ -277,6 +293,9 @@ private:
             entry.tag = configuration.identity.tag;
             context->note_page_size(entry.size_log2);
             tlb_.fill(ticket, entry);
+            if (familiar.size_log2 != 0 && entry.host != nullptr &&
+                entry.size_log2 == leaf.size_log2)
+                learner->misses.learn(epoch, configuration, familiar, entry, *run);
         }
         return deliver({entry.host, entry.output, entry.allowed, entry.size_log2, entry.attributes},
                        address & (size - 1), size, asked.length);
@@ -286,14 +305,14 @@ private:
     /// and one memory region, or is not memory at all.
     [[nodiscard, gnu::always_inline]] silent_abort place(const walk_result& leaf,
                                                          std::uint64_t address, pa_range window,
-                                                         tlb_entry& entry) noexcept {
+                                                         tlb_entry& entry,
+                                                         std::optional<host_run>& run) noexcept {
         const std::uint64_t leaf_size = std::uint64_t{1} << leaf.size_log2;
         const pa output{leaf.output_base + (address & (leaf_size - 1))};
         const bool doorbell = sink_.is_doorbell(output);
         // A doorbell is no memory: a write there is a message, wherever the window is.
         if (!doorbell && !reaches(window, output)) return silent_abort::outside_window;
 
-        std::optional<host_run> run;
         if (!doorbell) run = memory_.find(output);
         for (std::uint8_t size_log2 = leaf.size_log2;; size_log2 = next_smaller(size_log2)) {
             const std::uint64_t size = std::uint64_t{1} << size_log2;

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <vm_accel/smmu/caches/context_table.hpp>
+#include <vm_accel/smmu/caches/familiar_leaf.hpp>
 #include <vm_accel/smmu/caches/walk_cache.hpp>
 #include <vm_accel/smmu/translation/table_format.hpp>
 #include <vm_accel/smmu/vocabulary/access.hpp>
@@ -66,6 +67,7 @@ struct nothing_known {
     static constexpr void keep_table1(std::uint64_t, unsigned, std::uint64_t) noexcept {}
     static constexpr void keep_table2(std::uint64_t, unsigned, std::uint64_t) noexcept {}
     static constexpr void keep_page(std::uint64_t, const known_page&) noexcept {}
+    [[nodiscard]] static constexpr familiar_leaf* described() noexcept { return nullptr; }
 };
 
 inline constexpr int no_known_table = -2;
@@ -107,12 +109,12 @@ public:
     walk_memory(Cache& cache, walk_ticket ticket, const translation_context* stage2) noexcept
         : cache_(cache), ticket_(ticket), stage2_(stage2) {
         if (stage2 != nullptr) {
-            second_ = {stage2->tag(), walk_owner::home_of(stage2->identity().tag)};
+            second_ = walk_owner::of(stage2->tag(), stage2->identity().tag);
         }
     }
     /// Stage 1 is that of a context whose tag is this.
     void belongs_to(std::uint64_t context, const translation_tag& tag) noexcept {
-        first_ = {context, walk_owner::home_of(tag)};
+        first_ = walk_owner::of(context, tag);
         has_first_ = true;
     }
 
@@ -148,12 +150,22 @@ public:
         cache_.keep_page(ticket_, second_, ipa, page.size_log2, page.word);
     }
 
+    /// The walk is to describe the leaf of stage 1 that it ends at.
+    void describe(familiar_leaf& leaf) noexcept {
+        leaf.stage1 = first_;
+        leaf.stage2 = second_;
+        described_ = &leaf;
+    }
+    /// Null = nobody wants to know.
+    [[nodiscard]] familiar_leaf* described() const noexcept { return described_; }
+
 private:
     Cache& cache_;
     walk_ticket ticket_;
     walk_owner first_{};
     walk_owner second_{};
     const translation_context* stage2_ = nullptr;
+    familiar_leaf* described_ = nullptr;
     bool has_first_ = false;
 };
 

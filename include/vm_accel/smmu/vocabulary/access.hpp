@@ -24,6 +24,20 @@ struct transaction {
     substream_id substream{};   ///< meaningful with has_substream
 };
 
+/// Kinds of accesses in small numbers, 0 to 7: direction, privilege, instruction.
+[[nodiscard]] constexpr unsigned number_of(const transaction& t) noexcept {
+    return (t.kind == access::write ? 1U : 0U) | (t.privileged ? 2U : 0U) |
+           (t.instruction ? 4U : 0U);
+}
+/// An access of the kind with that number.
+[[nodiscard]] constexpr transaction kind_of(unsigned number) noexcept {
+    transaction t;
+    t.kind = (number & 1) != 0 ? access::write : access::read;
+    t.privileged = (number & 2) != 0;
+    t.instruction = (number & 4) != 0;
+    return t;
+}
+
 /// Neither empty nor past the end of the address space.
 [[nodiscard]] constexpr bool is_sound(iova address, std::uint64_t length) noexcept {
     return length != 0 && length - 1 <= ~raw(address);

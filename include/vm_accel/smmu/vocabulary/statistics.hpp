@@ -12,15 +12,15 @@ namespace vm_accel::inline v0 {
 
 /// One port's share, on cache lines of its own: counting is a plain add.
 struct alignas(64) port_counters {
-    os::owned_counter hits; ///< translations found in the TLB
-    counter misses;         ///< translations that walked
-    counter unresolved;     ///< accesses refused before a look-up: no configuration
-    counter faults;         ///< accesses refused, for whatever reason
-    counter messages;       ///< message signalled interrupts that the device wrote
+    os::owned_counter hits;   ///< translations found in the TLB
+    os::owned_counter misses; ///< translations that walked
+    counter unresolved;       ///< accesses refused before a look-up: no configuration
+    counter faults;           ///< accesses refused, for whatever reason
+    counter messages;         ///< message signalled interrupts that the device wrote
     // Counted where an access leaves the fast path:
     counter configuration_misses;    ///< accesses that found no configuration cached
     counter configuration_accesses;  ///< reads of stream and CD tables, of up to 64 bytes
-    counter walk_accesses;           ///< reads and updates of translation tables
+    os::owned_counter walk_accesses; ///< reads and updates of translation tables
     counter ats_requests;            ///< ATS translation requests
     counter translated_transactions; ///< ATS translated transactions that passed
     counter ats_walks;               ///< of those two kinds, the ones that walked tables
