@@ -3,8 +3,8 @@
 /// hypervisor -> create_vm() -> virtual_machine -> create_vcpu() -> virtual_cpu.
 /// A thread of the VMM enters the guest with `vcpu.run(bus)`; what the guest
 /// reads and writes outside its memory arrives at the bus, on that thread.
-/// Backends: `kvm` (kvm.hpp), `software<Program>` (software.hpp). Everything is
-/// bound at compile time.
+/// Backends: `kvm` (kvm.hpp), `hvf` (hvf.hpp), `whpx` (whpx.hpp), `software<Program>`
+/// (software.hpp). Everything is bound at compile time.
 #pragma once
 
 #include <vm_accel/core/address.hpp>
