@@ -187,6 +187,41 @@ static_assert(!quick_tlb_policy<look_may_throw>);
 static_assert(!quick_tlb_policy<look_finds_whole_entries>);
 } // namespace quick_tlb_misses
 
+// ---- refilling_tlb -----------------------------------------------------------------------------
+struct refilling_archetype : quick_tlb_archetype {
+    struct likeness {};
+    struct room {
+        [[nodiscard]] bool is_there() const noexcept { return false; }
+    };
+    static likeness like(const tlb_entry&) noexcept { return {}; }
+    room room_for(const prepared&, std::uint64_t) const noexcept { return {}; }
+    void fill_again(fill_ticket, const room&, const prepared&, std::uint64_t, std::byte*,
+                    std::uint64_t, const likeness&) noexcept {}
+};
+static_assert(refilling_tlb<refilling_archetype> && refilling_tlb<set_associative<4, 3>>);
+static_assert(!refilling_tlb<quick_tlb_archetype> && !refilling_tlb<no_tlb>);
+
+namespace refilling_misses {
+using base = refilling_archetype;
+struct like_may_throw : base {
+    static likeness like(const tlb_entry&);
+};
+struct room_is_a_bool : base {
+    bool room_for(const prepared&, std::uint64_t) const noexcept;
+};
+struct room_changes_the_tlb : base {
+    room room_for(const prepared&, std::uint64_t) noexcept;
+};
+struct fill_may_fail : base {
+    bool fill_again(fill_ticket, const room&, const prepared&, std::uint64_t, std::byte*,
+                    std::uint64_t, const likeness&) noexcept;
+};
+static_assert(!refilling_tlb<like_may_throw>);
+static_assert(!refilling_tlb<room_is_a_bool>);
+static_assert(!refilling_tlb<room_changes_the_tlb>);
+static_assert(!refilling_tlb<fill_may_fail>);
+} // namespace refilling_misses
+
 // ---- quiescence_policy -------------------------------------------------------------------------
 struct quiescence_archetype {
     static constexpr bool concurrent = true;

@@ -126,7 +126,6 @@ public:
         }
         return there;
     }
-    /// Size and context have been noted, when the other entry was filled.
     [[gnu::always_inline]] void fill_again(fill_ticket ticket, const room& there,
                                            const prepared& by, std::uint64_t first, std::byte* host,
                                            std::uint64_t output, const likeness& as) noexcept {
@@ -357,10 +356,11 @@ private:
                 untouched, std::memory_order_relaxed);
         }
     }
-    [[nodiscard]] bool is_touched(std::size_t index) const noexcept {
-        return (Replacement::touched(recency_[index / stride].load(std::memory_order_relaxed)) >>
-                    index % stride &
-                1U) != 0;
+    [[nodiscard]] bool is_touched(std::size_t index) const noexcept
+        requires(marks_touched)
+    {
+        const std::uint32_t set = recency_[index / stride].load(std::memory_order_relaxed);
+        return (Replacement::touched(set) >> index % stride & 1U) != 0;
     }
     [[nodiscard]] static std::uint64_t distance(std::uint64_t first, std::byte* host) noexcept {
         return reinterpret_cast<std::uintptr_t>(host) - first;

@@ -158,7 +158,8 @@ concept quick_tlb_policy =
 /// - like(entry): what such entries share; `entry` has been filled;
 /// - room_for(by, first): where that page would go. Not there = it may be found, ask
 ///   lookup(); else lookup() finds no entry of this size;
-/// - fill_again(ticket, room, by, first, host, output, as): as fill().
+/// - fill_again(ticket, room, by, first, host, output, as): as fill(). What fill() notes
+///   of an entry for invalidations has been noted of the other one.
 template <class T>
 concept refilling_tlb =
     quick_tlb_policy<T> &&
