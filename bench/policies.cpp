@@ -5,9 +5,8 @@
 ///   hit      64 or 4,096 pages in random order; every TLB has room for 8,192 entries or more
 ///   streams  65,536 pages in ascending order, more than any of them holds: what a miss costs, and
 ///            what prefetching saves
-///   two_devices  two devices in turn, each with 1,024 pages at the same addresses, a quarter of
-///   what
-///            the TLB holds: the share of hits that is left
+///   two_devices  two devices in turn, each with 1,024 pages at the same addresses, together a
+///            quarter of what the TLB holds: the share of hits that is left
 /// What shares of other traces hit is examples/policy_lab's to say.
 #include "measure.hpp"
 

@@ -281,6 +281,20 @@ TEST_CASE("TLB: devices that use the same addresses have room beside each other"
     }
 }
 
+TEST_CASE("TLB: two devices at the same addresses have half of it each", "[tlb][set_associative]") {
+    tlb_model<set_associative<128, 8>> tlb;
+    for (std::uint64_t n = 0; n < 2; ++n) {
+        for (std::uint64_t p = 0; p < 512; ++p)
+            tlb.put(entry_at(0xffff'0000 + p * page, 12, context_number(n), in_vm(0)));
+    }
+    std::size_t left = 0;
+    for (std::uint64_t n = 0; n < 2; ++n) {
+        for (std::uint64_t p = 0; p < 512; ++p)
+            left += has(tlb, 0xffff'0000 + p * page, context_number(n)) ? 1U : 0U;
+    }
+    CHECK(left == 1024);
+}
+
 TEST_CASE("TLB: an invalidation that names its contexts looks for them, and for global entries",
           "[tlb][set_associative]") {
     tlb_model<set_associative<128, 8>> tlb;

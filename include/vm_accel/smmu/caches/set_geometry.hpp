@@ -5,6 +5,7 @@
 #include <vm_accel/smmu/caches/tlb_policy.hpp>
 
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <bit>
 #include <cstddef>
@@ -40,7 +41,7 @@ struct set_geometry {
     [[nodiscard]] static constexpr std::uint64_t salt(std::uint64_t context,
                                                       unsigned size_log2) noexcept {
         const std::uint64_t index = context_index(context);
-        const std::uint64_t page = (index & set_salts) << salt_shift << set_shift ^
+        const std::uint64_t page = set_salt(index & set_salts) << set_shift ^
                                    (index >> salt_bits & home_ways) << way_shift;
         return size_log2 < 64 ? page << size_log2 : 0;
     }
@@ -103,8 +104,8 @@ struct set_geometry {
     };
     [[nodiscard]] static constexpr page_place place_of(std::uint64_t address, unsigned size_log2,
                                                        int salt) noexcept {
-        const std::uint64_t page = address >> size_log2 ^ static_cast<std::uint64_t>(salt)
-                                                              << salt_shift << set_shift;
+        const std::uint64_t page = address >> size_log2 ^ set_salt(static_cast<std::uint64_t>(salt))
+                                                              << set_shift;
         return {set_of(page), page << size_log2 ^ size_log2, way_shift + size_log2};
     }
 
@@ -140,7 +141,7 @@ struct set_geometry {
             for (std::uint64_t row = row_of(first, size_log2);; ++row) {
                 for (std::uint64_t some = salts; some != 0; some &= some - 1) {
                     const auto one = static_cast<std::uint64_t>(std::countr_zero(some));
-                    visit(static_cast<std::size_t>((row ^ one << salt_shift) & (Sets - 1)));
+                    visit(static_cast<std::size_t>((row ^ set_salt(one)) & (Sets - 1)));
                 }
                 if (row == final) break;
             }
@@ -155,6 +156,19 @@ private:
     static constexpr unsigned salt_bits = std::min(6, std::countr_zero(Sets));
     static constexpr unsigned salt_shift = std::countr_zero(Sets) - salt_bits;
     static constexpr std::uint64_t set_salts = (std::uint64_t{1} << salt_bits) - 1;
+    /// Salts by number, with the bits in reverse order: of few contexts each then has a large
+    /// part of the sets before it meets another.
+    static constexpr auto far_apart = [] {
+        std::array<std::uint8_t, set_salts + 1> of{};
+        for (unsigned n = 0; n <= set_salts; ++n) {
+            for (unsigned bit = 0; bit < salt_bits; ++bit)
+                of[n] = static_cast<std::uint8_t>(of[n] << 1 | (n >> bit & 1));
+        }
+        return of;
+    }();
+    [[nodiscard]] static constexpr std::uint64_t set_salt(std::uint64_t number) noexcept {
+        return std::uint64_t{far_apart[number]} << salt_shift;
+    }
 
     /// How many rows have pages of [first, last], cut off at Sets.
     [[nodiscard]] static constexpr std::uint64_t rows_in(std::uint64_t first, std::uint64_t last,

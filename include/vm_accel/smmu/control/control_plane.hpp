@@ -367,7 +367,7 @@ private:
     }
 
     /// Fills in scope.contexts: a copy would have to wait for what has just been stored.
-    void forget(invalidation_scope& scope) noexcept {
+    [[gnu::always_inline]] void forget(invalidation_scope& scope) noexcept {
         if (scope.by_address()) {
             scope.contexts = &configurations_.contexts_of(scope);
             remove(scope);
@@ -375,7 +375,7 @@ private:
             remove(invalidation_scope::all());
         }
     }
-    void remove(const invalidation_scope& scope) noexcept {
+    [[gnu::always_inline]] void remove(const invalidation_scope& scope) noexcept {
         walks_.invalidate(scope);
         tlb_.invalidate(scope);
     }
