@@ -162,7 +162,7 @@ private:
         std::array<std::uint8_t, set_salts + 1> of{};
         for (unsigned n = 0; n <= set_salts; ++n) {
             for (unsigned bit = 0; bit < salt_bits; ++bit)
-                of[n] = static_cast<std::uint8_t>(of[n] << 1 | (n >> bit & 1));
+                of[n] = static_cast<std::uint8_t>(of[n] * 2U | (n >> bit & 1));
         }
         return of;
     }();
