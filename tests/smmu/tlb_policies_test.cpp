@@ -305,7 +305,7 @@ TEST_CASE("TLB: an invalidation that names its contexts looks for them, and for 
     global.global = true;
     tlb.put(global);
     // 70 and 582 are 6 modulo 64 too, and in other home ways.
-    for (const std::uint64_t n : {6, 7, 70, 582})
+    for (const std::uint64_t n : {6U, 7U, 70U, 582U})
         tlb.put(entry_at(0x1000, 12, context_number(n), space(6)));
     const std::atomic<std::uint64_t> named{1U << 6};
     invalidation_scope scope = invalidation_scope::addresses(space(6), 0x1000, 0x1fff, true);
