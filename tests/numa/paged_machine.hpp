@@ -22,7 +22,8 @@ struct paged_machine {
     static constexpr std::size_t alignment = 2u << 20;
 
     // Memory.
-    std::byte* start = nullptr;
+    std::byte* start = nullptr; ///< of the latest mapping
+    std::vector<std::byte*> all{};
     std::vector<int> nodes{}; ///< by page; os::page_absent for none
     std::map<unsigned, std::uint64_t> free{};
     std::optional<error> refuse_query{};
@@ -55,7 +56,10 @@ struct paged_machine {
     paged_machine() = default;
     paged_machine(const paged_machine&) = delete;
     paged_machine& operator=(const paged_machine&) = delete;
-    ~paged_machine() { ::operator delete(start, std::align_val_t{alignment}); }
+    ~paged_machine() {
+        for (std::byte* mapped : all)
+            ::operator delete(mapped, std::align_val_t{alignment});
+    }
     [[nodiscard]] std::size_t page_of(const std::byte* address) const {
         return static_cast<std::size_t>(address - start) / page;
     }
@@ -76,6 +80,7 @@ struct paged_memory {
     result<os::raw_mapping> map(const os::mapping_request& request) noexcept {
         machine->start = static_cast<std::byte*>(
             ::operator new(request.bytes, std::align_val_t{paged_machine::alignment}));
+        machine->all.push_back(machine->start);
         machine->nodes.assign(request.bytes / paged_machine::page, os::page_absent);
         return os::raw_mapping{machine->start, request.bytes, -1};
     }

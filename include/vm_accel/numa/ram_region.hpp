@@ -150,7 +150,7 @@ public:
           chunks_(std::move(chunks)),
           grants_(grants) {}
     basic_ram_region(basic_ram_region&& other) noexcept
-        : memory_(other.memory_),
+        : memory_(std::move(other.memory_)),
           mapping_(std::exchange(other.mapping_, {})),
           chunks_(std::exchange(other.chunks_, {})),
           grants_(std::exchange(other.grants_, {})) {}

@@ -70,7 +70,9 @@ struct linux_interleaving {
 
     [[nodiscard]] result<unsigned> interleave_weight(unsigned node) const noexcept {
         linux_small_file file;
-        if (!file.read(path_of(node).view().data())) {
+        const fixed_text<96> path = path_of(node);
+        const char* const terminated = path.view().data();
+        if (!file.read(terminated)) {
             const int reason = errno;
             if (reason == ENOENT && !has_weights())
                 return fail(errc::unsupported, no_such_policy,
@@ -82,7 +84,9 @@ struct linux_interleaving {
 
     /// For the whole system, until somebody sets it again. Takes root.
     [[nodiscard]] result<> set_interleave_weight(unsigned node, unsigned weight) const noexcept {
-        const descriptor file{::open(path_of(node).view().data(), O_WRONLY | O_CLOEXEC)};
+        const fixed_text<96> path = path_of(node);
+        const char* const terminated = path.view().data();
+        const descriptor file{::open(terminated, O_WRONLY | O_CLOEXEC)};
         fixed_text<16> text;
         text.append_number(weight);
         const auto size = static_cast<::ssize_t>(text.size());
@@ -100,12 +104,12 @@ private:
     static constexpr unsigned most_nodes = 1024;
     static constexpr unsigned word_bits = sizeof(unsigned long) * 8;
     static constexpr int weighted_interleave = 6; // absent from older headers
-    static constexpr std::string_view folder = "/sys/kernel/mm/mempolicy/weighted_interleave";
+    static constexpr const char* folder = "/sys/kernel/mm/mempolicy/weighted_interleave";
     static constexpr std::string_view no_such_policy =
         "weighted interleave: this kernel has no such policy (Linux 6.9 has it)";
     using node_mask = std::array<unsigned long, most_nodes / word_bits>;
 
-    [[nodiscard]] static bool has_weights() noexcept { return ::access(folder.data(), F_OK) == 0; }
+    [[nodiscard]] static bool has_weights() noexcept { return ::access(folder, F_OK) == 0; }
     [[nodiscard]] static fixed_text<96> name_of(unsigned node) noexcept {
         return fixed_text<96>{folder}.append("/node").append_number(node);
     }

@@ -49,7 +49,7 @@ namespace vm_accel::inline v0 {
     int bytes = 0;
     if (hwloc_topology_export_xmlbuffer(handle.get(), &text, &bytes, 0) != 0)
         return fail(errc::system_failure, "hwloc cannot export this machine", "free memory", errno);
-    const std::string xml{text, bytes > 0 ? static_cast<std::size_t>(bytes - 1) : 0};
+    std::string xml{text, bytes > 0 ? static_cast<std::size_t>(bytes - 1) : 0};
     hwloc_free_xmlbuffer(handle.get(), text);
     return xml;
 }
