@@ -29,6 +29,11 @@ struct mapping_by_nodes : simulated_memory {
 static_assert(os::node_mapping_memory<mapping_by_nodes>);
 static_assert(!os::node_mapping_memory<simulated_memory>);
 
+/// The same as a platform of this system, whose nodes are not those of a described machine.
+struct mapping_here : mapping_by_nodes {
+    static constexpr bool is_this_system = true;
+};
+
 } // namespace
 
 TEST_CASE("nodes are asked for with the mapping, part by part, and nothing is bound afterwards") {
@@ -55,4 +60,16 @@ TEST_CASE("nodes are asked for with the mapping, part by part, and nothing is bo
     REQUIRE_FALSE(strict);
     CHECK_FALSE(strict.error().cure.empty());
     CHECK(memory.machine->mapped.size() == 1);
+}
+
+TEST_CASE("no node of a described machine is asked for with the mapping") {
+    mapping_here memory;
+    numa_allocator<local_first, mapping_here, simulated_threads> allocator{
+        memory, simulated_threads{memory.machine}};
+    REQUIRE(allocator.init(make_topology({2, 2, 2, 1, 64 * MiB})));
+    guest_ram_request request;
+    request.split = {{4 * MiB, 1}};
+    REQUIRE(allocator.allocate(request));
+    REQUIRE(memory.asked->size() == 1);
+    CHECK(memory.asked->front().node == os::node_part::any);
 }
