@@ -85,7 +85,7 @@ void in_a_child(Act act) {
 verdict skip(std::string reason) { return {std::move(reason), true}; }
 verdict skip(const error& why) { return skip(std::string{why.cause.view()}); }
 verdict wrong(std::string what) { return {std::move(what), false}; }
-verdict wrong(std::string what, const error& why) {
+verdict wrong(std::string_view what, const error& why) {
     std::ostringstream text;
     text << what << ": " << why;
     return {text.str(), false};
