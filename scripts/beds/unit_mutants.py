@@ -68,7 +68,7 @@ MUTANTS = [
     ("clock is told of a hit once for all time", "smmu/caches/set_associative.hpp",
      "if (forgotten != 0) mark_untouched(set, forgotten);", "", ["tlb_contract"]),
     ("only the home way is looked at", "smmu/caches/set_associative.hpp",
-     "            at = search(key.address, key.context, key.page_sizes);", "", ["tlb_contract"]),
+     "at = search(key.address, key.context, key.page_sizes);", "at = {};", ["tlb_contract"]),
     ("an invalidation leaves an entry that is being filled", "smmu/caches/shared_entry.hpp",
      "then |= filling_in_vain; // its filler leaves it empty", "return;", ["tlb_contract"]),
     ("an entry that is being filled can be hit", "smmu/caches/shared_entry.hpp",
