@@ -32,14 +32,20 @@ struct cached : default_smmu_options {
 struct uncached : cached {
     using walk_cache = no_walk_cache;
 };
+/// Nothing of stage 2 can be kept: the stream's own context is the only one.
+struct one_context : cached {
+    static constexpr std::size_t contexts = 1;
+};
 /// One entry per set: nearly every access misses.
+template <class Options>
 using repeating =
-    smmu<set_associative<4, 1>, bitmap_streams<64>, region_map, counting_sink, cached>;
+    smmu<set_associative<4, 1>, bitmap_streams<64>, region_map, counting_sink, Options>;
 using machine = guest::machine<no_tlb, uncached>;
 
 constexpr u64 address_of(u64 n) { return first_address + (n % 2 << 30) + n / 2 * page; }
 
 /// The same memory behind two SMMUs, one of which has nothing to learn.
+template <class Options = cached>
 struct bench {
     explicit bench(bool both) : nested(both) {
         namespace reg = spec::reg;
@@ -50,7 +56,7 @@ struct bench {
         stage2_root = plain.take_pages();
         for (u64 at = 0; at < guest::ram_bytes; at += page)
             plain.store64(plain.descriptor_slot(stage2_root, guest::ram + at),
-                          (guest::ram + at) | usual_stage2 | 3);
+                          stage2_page(guest::ram + at));
         // One page elsewhere, so that an IPA can lead out of memory.
         plain.store64(plain.descriptor_slot(stage2_root, outside), outside | usual_stage2 | 3);
         data = plain.take_pages(pages);
@@ -116,6 +122,10 @@ struct bench {
 
     /// Read, write and execute, write-back memory, inner shareable, accessed.
     static constexpr u64 usual_stage2 = 0x7fc;
+    /// Every other page is of another type, and every fourth is not written.
+    static constexpr u64 stage2_page(u64 at) {
+        return at | 3 | (usual_stage2 ^ (at >> 12 & 1) << 3 ^ u64{(at >> 12 & 3) == 2} << 7);
+    }
     static constexpr pa_range window{pa{guest::ram}, guest::ram_bytes};
 
     bool nested;
@@ -124,8 +134,8 @@ struct bench {
     std::uint32_t prod = 0;
     region_map memory;
     counting_sink sink;
-    repeating iommu{memory, sink};
-    std::optional<repeating::port> port;
+    repeating<Options> iommu{memory, sink};
+    std::optional<typename repeating<Options>::port> port;
     std::optional<machine::device::port> other;
 };
 
@@ -134,7 +144,7 @@ struct bench {
 TEST_CASE("a miss like those before gives what a walk gives", "[smmu][repeated_miss]") {
     const bool nested = GENERATE(false, true);
     CAPTURE(nested);
-    const auto b = std::make_unique<bench>(nested);
+    const auto b = std::make_unique<bench<>>(nested);
     std::mt19937_64 random{nested ? 2U : 1U};
     const auto one_of = [&](auto... choices) {
         const std::array<u64, sizeof...(choices)> all{u64{choices}...};
@@ -190,7 +200,7 @@ TEST_CASE("a miss like those before gives what a walk gives", "[smmu][repeated_m
             }
             for (u64 at = 0; nested && at < guest::ram_bytes; at += page)
                 b->plain.store64(b->plain.descriptor_slot(b->stage2_root, guest::ram + at),
-                                 (guest::ram + at) | bench::usual_stage2 | 3);
+                                 (guest::ram + at) | bench<>::usual_stage2 | 3);
             b->command(spec::tlbi_nsnh_all());
         }
     }
@@ -199,7 +209,7 @@ TEST_CASE("a miss like those before gives what a walk gives", "[smmu][repeated_m
 }
 
 TEST_CASE("memory that has gone is not reached from what was learned", "[smmu][repeated_miss]") {
-    bench b{false};
+    bench<> b{false};
     for (unsigned round = 0; round < 2; ++round) {
         for (u64 n = 0; n < pages; ++n)
             REQUIRE(b.agrees(n, 0));
@@ -215,5 +225,14 @@ TEST_CASE("memory that has gone is not reached from what was learned", "[smmu][r
         const outcome o = b.ask(b.port, n, 0);
         REQUIRE(o.is_span());
         CHECK(o.host() == start + (raw(o.address()) - guest::ram));
+    }
+}
+
+TEST_CASE("nothing is learned of a stage 2 of which nothing may be kept", "[smmu][repeated_miss]") {
+    bench<one_context> b{true};
+    for (unsigned round = 0; round < 3; ++round) {
+        for (u64 n = 0; n < pages; ++n)
+            REQUIRE(b.agrees(n, 0));
+        b.command(spec::tlbi_nsnh_all());
     }
 }

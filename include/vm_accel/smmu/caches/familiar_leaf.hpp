@@ -118,8 +118,10 @@ public:
         return true;
     }
     /// Whether the walk of a miss is to say what it finds: the first one of a
-    /// configuration, and the second in one epoch that was not like the lesson.
+    /// configuration, and the second in one epoch that was not like the lesson. Not
+    /// where no context was left for stage 2, of which then nothing is known.
     [[nodiscard]] bool wants(std::uint64_t epoch, const stream_configuration& of) noexcept {
+        if (of.regimes.stage2_enabled && of.stage2_context == nullptr) return false;
         const bool again = epoch == seen_;
         seen_ = epoch;
         return (again || of.serial != lesson_.serial) && change_epoch::allows_copies(epoch);
