@@ -200,7 +200,7 @@ TEST_CASE("a miss like those before gives what a walk gives", "[smmu][repeated_m
             }
             for (u64 at = 0; nested && at < guest::ram_bytes; at += page)
                 b->plain.store64(b->plain.descriptor_slot(b->stage2_root, guest::ram + at),
-                                 (guest::ram + at) | bench<>::usual_stage2 | 3);
+                                 bench<>::stage2_page(guest::ram + at));
             b->command(spec::tlbi_nsnh_all());
         }
     }
