@@ -93,6 +93,26 @@ TEST_CASE("a failed structure or descriptor fetch is its event", "[smmu][injecti
     }
 }
 
+TEST_CASE("a failed descriptor fetch is its event in a miss like those before too",
+          "[smmu][injection]") {
+    bench m;
+    auto port = m.iommu().make_port("disk").value();
+    std::array<std::byte, 4> bytes{};
+    const std::uint64_t last_table = m.descriptor_slot(m.root, 0x1000) & ~std::uint64_t{0xfff};
+    for (unsigned round = 0; round < 3; ++round) {
+        REQUIRE(port.read(iova{0x1000}, bytes));
+        m.command(spec::tlbi_nsnh_all());
+        m.sync();
+    }
+    m.plan({.where = {pa{last_table}, 4096}});
+    CHECK_FALSE(port.read(iova{0x2000}, bytes));
+    CHECK(m.injected() == 1);
+    const auto record = m.event();
+    REQUIRE(record);
+    CHECK(guest::id_of(*record) == spec::event_id::F_WALK_EABT);
+    CHECK(port.read(iova{0x2000}, bytes));
+}
+
 TEST_CASE("the plan says which access fails, and how often", "[smmu][injection]") {
     bench m;
     const std::uint64_t ste = m.ste_address(sid);
