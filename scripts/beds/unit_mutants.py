@@ -167,7 +167,7 @@ MUTANTS = [
      "|| !lesson->allows(asked)) [[unlikely]]", ") [[unlikely]]", ["repeated_miss"]),
     ("a repeated miss takes any page of stage 2", "smmu/translation/repeated_miss.hpp",
      "(*page & familiar_leaf::page_bits) != expected", "false", ["repeated_miss"]),
-    ("a repeated miss swallows a failed fetch", "smmu/translation/translator.hpp",
+    ("a repeated miss swallows a failed fetch", "smmu/translation/repeated_miss.hpp",
      "&& !requires { Memory::counts_accesses; }", "", ["fault_injection"]),
     ("a miss learns where stage 2 has no context", "smmu/caches/familiar_leaf.hpp",
      "of.regimes.stage2_enabled && of.stage2_context == nullptr", "false", ["repeated_miss"]),

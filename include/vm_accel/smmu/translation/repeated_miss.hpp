@@ -21,10 +21,12 @@
 
 namespace vm_accel::inline v0 {
 
-/// Whether misses can be answered by repeated_miss.
-template <smmu_features F, tlb_policy Tlb, walk_cache_policy Walks>
-inline constexpr bool repeats_misses = refilling_tlb<Tlb> && !prefetching_tlb<Tlb> &&
-                                       Walks::enabled && F.state != security_state::secure;
+/// Whether misses can be answered by repeated_miss. Not where each access to memory
+/// counts: what it could not read is read again.
+template <smmu_features F, tlb_policy Tlb, walk_cache_policy Walks, guest_memory Memory>
+inline constexpr bool repeats_misses =
+    refilling_tlb<Tlb> && !prefetching_tlb<Tlb> && Walks::enabled &&
+    F.state != security_state::secure && !requires { Memory::counts_accesses; };
 
 /// Answers misses whose leaf says what an earlier one said, but for its address: what
 /// its walk has found then (familiar_leaf) is not worked out again. The leaf's

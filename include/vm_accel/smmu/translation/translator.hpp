@@ -52,10 +52,8 @@ public:
         return true;
     }
 
-    /// Whether misses learn from those before: see repeated_miss, which reads again what
-    /// it could not read.
-    static constexpr bool learns =
-        repeats_misses<F, Tlb, Walks> && !requires { Memory::counts_accesses; };
+    /// Whether misses learn from those before: see repeated_miss.
+    static constexpr bool learns = repeats_misses<F, Tlb, Walks, Memory>;
     [[nodiscard]] auto repeated() noexcept
         requires(learns)
     {
