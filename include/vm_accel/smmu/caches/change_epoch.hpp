@@ -15,7 +15,9 @@ namespace vm_accel::inline v0 {
 /// finished.
 class alignas(64) change_epoch {
 public:
-    static constexpr std::uint64_t never = ~std::uint64_t{0}; ///< of no copy
+    /// Of no copy. Zero, so that a view of zeros finds nothing: GCC 12 makes such ones of new
+    /// ones, at -O3 and with strict aliasing, in some programs.
+    static constexpr std::uint64_t never = 0;
 
     [[nodiscard]] std::uint64_t now() const noexcept {
         return word_.load(std::memory_order_acquire);
@@ -31,7 +33,7 @@ public:
 
 private:
     static constexpr std::uint64_t ended = std::uint64_t{1} << 63;
-    std::atomic<std::uint64_t> word_{0};
+    std::atomic<std::uint64_t> word_{never + 1};
 };
 
 } // namespace vm_accel::inline v0
