@@ -293,7 +293,7 @@ private:
             entry.tag = configuration.identity.tag;
             context->note_page_size(entry.size_log2);
             tlb_.fill(ticket, entry);
-            if (familiar.size_log2 != 0 && entry.host != nullptr &&
+            if (learner != nullptr && familiar.size_log2 != 0 && entry.host != nullptr &&
                 entry.size_log2 == leaf.size_log2)
                 learner->misses.learn(epoch, configuration, familiar, entry, *run);
         }
