@@ -4,6 +4,7 @@
 
 #if defined(__linux__)
 
+#include <vm_accel/core/atomic_view.hpp>
 #include <vm_accel/os/descriptor.hpp>
 #include <vm_accel/os/linux_interleaving.hpp>
 #include <vm_accel/os/linux_mapping.hpp>
@@ -156,7 +157,7 @@ struct linux_memory : linux_interleaving {
         const std::uint64_t page = page_bytes();
         for (std::uint64_t at = 0; at < bytes; at += page) {
             auto& first = *reinterpret_cast<unsigned char*>(address + at);
-            std::atomic_ref<unsigned char>{first}.fetch_or(0, std::memory_order_relaxed);
+            atomic_view<unsigned char>{first}.fetch_or(0, std::memory_order_relaxed);
         }
         return {};
     }

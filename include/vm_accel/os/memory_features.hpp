@@ -56,7 +56,9 @@ concept lockable_memory =
 
 /// Shared memory whose file no process can make smaller or larger any more: a peer
 /// that has the descriptor cannot take pages from under the VMM by truncating it.
-/// A peer can still punch holes; what reads there next is zeroes.
+/// A peer can still punch holes; what reads there next is zeroes. Pages from pools go
+/// back to their pool then, and whoever touches the hole while the pool is empty gets a
+/// SIGBUS: share such memory with peers that are trusted only.
 /// Errors: `unsupported`, `permission_denied`, `invalid_argument` (no shared file).
 template <class T>
 concept sealable_memory = memory_platform<T> && requires(T t, const raw_mapping& mapping) {
