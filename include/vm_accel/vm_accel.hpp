@@ -56,6 +56,7 @@
 #include <vm_accel/hypervisor/kvm_vcpu.hpp>
 #include <vm_accel/hypervisor/kvm_vm.hpp>
 #include <vm_accel/hypervisor/kvm_x86_64.hpp>
+#include <vm_accel/hypervisor/memory_slots.hpp>
 #include <vm_accel/hypervisor/psci.hpp>
 #include <vm_accel/hypervisor/software.hpp>
 #include <vm_accel/hypervisor/unfinished_vcpus.hpp>

@@ -56,7 +56,7 @@ public:
         capabilities_.maximum_vcpus = std::min<unsigned>(
             calls_.maximum_vcpus(), static_cast<unsigned>(hvf_machine<Calls>::vcpu_limit));
         capabilities_.recommended_vcpus = capabilities_.maximum_vcpus;
-        capabilities_.memory_slots = static_cast<unsigned>(hvf_memory::capacity);
+        capabilities_.memory_slots = static_cast<unsigned>(memory_slots::capacity);
         if constexpr (vm::is_arm64) {
             capabilities_.guest_address_bits = calls_.maximum_address_bits();
             capabilities_.in_kernel_interrupts = calls_.has_gic();

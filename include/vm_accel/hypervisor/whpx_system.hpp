@@ -86,7 +86,7 @@ public:
         capabilities_.available = true;
         capabilities_.recommended_vcpus = default_processors();
         capabilities_.maximum_vcpus = vm::machine::vcpu_limit;
-        capabilities_.memory_slots = static_cast<unsigned>(whpx_memory::capacity);
+        capabilities_.memory_slots = static_cast<unsigned>(memory_slots::capacity);
         capabilities_.in_kernel_interrupts = has(os::whpx_abi::feature::local_apic);
         initialized_ = true;
         return {};
