@@ -147,6 +147,10 @@ struct order_of_use {
     static void filled(std::atomic<std::uint32_t>& state, unsigned way) noexcept {
         touch(state, way);
     }
+
+private:
+    friend Order;
+    constexpr order_of_use() noexcept = default;
 };
 
 /// Least recently used, exactly, of up to 8 ways: one bit for each pair of ways
