@@ -20,6 +20,8 @@ using os::page_fate;
 
 #if defined(__linux__)
 
+#include <sys/mman.h>
+
 namespace {
 
 /// Fields 4 to 38 of /proc/N/stat.
@@ -159,6 +161,8 @@ TEST_CASE("native placement: pages go to a node that is allowed, with a fate eac
     const std::uint64_t page = memory.page_bytes();
     const auto mapped = memory.map({700 * page, 0, false});
     REQUIRE(mapped);
+    // A huge page would give memory to more than is populated.
+    static_cast<void>(madvise(mapped->address, mapped->bytes, MADV_NOHUGEPAGE));
     REQUIRE(memory.populate(mapped->address, 600 * page));
     const auto allowed = placement.allowed_nodes();
     REQUIRE(allowed);
