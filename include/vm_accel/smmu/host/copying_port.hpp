@@ -87,6 +87,8 @@ public:
     }
 
 private:
+    friend Port;
+    copying_port() noexcept = default;
     [[nodiscard]] Port& self() noexcept { return static_cast<Port&>(*this); }
 
     /// A copy that waits, inside a guard that it cannot close: nothing may stall.
