@@ -44,7 +44,7 @@ using returned = std::int32_t; ///< hv_return_t
 
 /// Null where this macOS or architecture lacks one.
 struct functions {
-    dynamic_library library;
+    dynamic_library framework;
     returned (*vm_create)(void*) = nullptr;             ///< arm64: a configuration
     returned (*vm_create_x86)(std::uint64_t) = nullptr; ///< the same symbol: options
     returned (*vm_destroy)() = nullptr;
@@ -99,14 +99,14 @@ struct functions {
         return fail(errc::not_found, "hvf: this system has no Hypervisor.framework",
                     "run on macOS 10.10 or later, on a Mac with virtualisation");
     }
-    f.library = std::move(*opened);
+    f.framework = std::move(*opened);
     const char* missing = nullptr;
     const auto want = [&](auto*& function, const char* name) {
-        function = f.library.template find<std::remove_reference_t<decltype(*function)>>(name);
+        function = f.framework.template find<std::remove_reference_t<decltype(*function)>>(name);
         if (function == nullptr && missing == nullptr) missing = name;
     };
     const auto may = [&](auto*& function, const char* name) {
-        function = f.library.template find<std::remove_reference_t<decltype(*function)>>(name);
+        function = f.framework.template find<std::remove_reference_t<decltype(*function)>>(name);
     };
     want(f.vm_destroy, "hv_vm_destroy");
     want(f.vm_map, "hv_vm_map");

@@ -131,7 +131,7 @@ private:
     using u64 = std::uint64_t;
 
     struct functions {
-        dynamic_library library{};
+        dynamic_library module{};
         call<u32, void*, u32, u32*>* get_capability = nullptr;
         call<partition*>* create_partition = nullptr;
         call<partition>* setup_partition = nullptr;
@@ -156,7 +156,7 @@ private:
 
     template <class Function>
     static bool look(const functions& from, Function*& to, const char* name) noexcept {
-        to = from.library.find<Function>(name);
+        to = from.module.find<Function>(name);
         return to != nullptr;
     }
 
@@ -169,7 +169,7 @@ private:
                         opened.error().os_error);
         }
         functions f;
-        f.library = std::move(*opened);
+        f.module = std::move(*opened);
         const char* missing = nullptr;
         const auto need = [&](auto*& to, const char* name) {
             if (!look(f, to, name) && missing == nullptr) missing = name;
